@@ -95,9 +95,11 @@ impl<'de> Deserialize<'de> for Timestamp {
 #[serde(transparent)]
 pub struct Seconds(pub u32);
 
-impl From<Seconds> for Duration {
-    fn from(seconds: Seconds) -> Self {
-        Self::from_secs(u64::from(seconds.0))
+impl Seconds {
+    /// The same, as a duration.
+    #[must_use]
+    pub const fn duration(self) -> Duration {
+        Duration::from_secs(self.0 as u64)
     }
 }
 

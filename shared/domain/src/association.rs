@@ -1,0 +1,547 @@
+//! The durable record that ties one GPU to its standby: the unit of state and decision.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::halt::HaltReason;
+use crate::ids::{AssociationId, Deployment, Epoch, GpuId, RecoveryPointId, StandbyName, Zone};
+use crate::observed::Endpoint;
+use crate::policy::Policy;
+use crate::reason::Reason;
+use crate::units::{MicroUsd, Timestamp};
+use crate::warrant::{Ground, ReleaseWarrant};
+
+/// What ties one GPU to its standby.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Association {
+    /// Its durable name.
+    pub id: AssociationId,
+    /// Which installation of warmspare owns it.
+    pub deployment: Deployment,
+    /// The GPU it is bound to now.
+    pub gpu: GpuId,
+    /// The fencing number of that binding. Rises with every other GPU, never falls.
+    pub epoch: Epoch,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Whether the user wants copying to go on.
+    pub copying: Copying,
+    /// The standby.
+    pub standby: Standby,
+    /// Whether there is anything to restore.
+    pub saved: Saved,
+    /// What we remember about the GPU between two looks.
+    pub watch: GpuWatch,
+    /// The highest epoch ever given out. Every target of a restore gets one of its own, so that a verdict about one target is never
+    /// taken for another's; it becomes `epoch` when the target is bound.
+    pub last_epoch: Epoch,
+    /// GPUs whose data now lives elsewhere. They may come back by themselves and are never read again.
+    pub superseded: BTreeSet<GpuId>,
+    /// When the next costly attempt may be made, and why it waits.
+    pub retry: Retry,
+    /// The user's rules.
+    pub policy: Policy,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The last transitions, oldest first.
+    pub history: Vec<Transition>,
+}
+
+/// Transitions that are kept per association: enough for a bad day, small enough to read in one object.
+pub const HISTORY_LENGTH: usize = 32;
+
+/// Where an association stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The standby is ordered, not yet usable.
+    Provisioning,
+    /// The first pass is under way.
+    Seeding,
+    /// At least one recovery point; passes go on.
+    Protected,
+    /// The GPU is lost, the data kept.
+    Holding(Loss),
+    /// A replacement receives the data.
+    Restoring {
+        /// What made it necessary.
+        loss: Loss,
+        /// How it goes.
+        job: RestoreJob,
+    },
+    /// No copying until a person decides.
+    Halted {
+        /// Since when.
+        since: Timestamp,
+        /// Why.
+        reason: HaltReason,
+    },
+    /// Deleting, until the provider confirms absence.
+    Releasing {
+        /// Since when.
+        since: Timestamp,
+        /// What allows it.
+        warrant: ReleaseWarrant,
+    },
+    /// Tombstone; nothing bills.
+    Released {
+        /// Since when.
+        since: Timestamp,
+        /// What allowed it.
+        ground: Ground,
+    },
+}
+
+/// A phase without its data, for history, logs and tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the words are those of `Phase`")]
+pub enum PhaseName {
+    Provisioning,
+    Seeding,
+    Protected,
+    Holding,
+    Restoring,
+    Halted,
+    Releasing,
+    Released,
+}
+
+impl Phase {
+    /// The phase without its data.
+    #[must_use]
+    pub fn name(&self) -> PhaseName {
+        match self {
+            Self::Provisioning => PhaseName::Provisioning,
+            Self::Seeding => PhaseName::Seeding,
+            Self::Protected => PhaseName::Protected,
+            Self::Holding(_) => PhaseName::Holding,
+            Self::Restoring { .. } => PhaseName::Restoring,
+            Self::Halted { .. } => PhaseName::Halted,
+            Self::Releasing { .. } => PhaseName::Releasing,
+            Self::Released { .. } => PhaseName::Released,
+        }
+    }
+}
+
+impl std::fmt::Display for PhaseName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Provisioning => "provisioning",
+            Self::Seeding => "seeding",
+            Self::Protected => "protected",
+            Self::Holding => "holding",
+            Self::Restoring => "restoring",
+            Self::Halted => "halted",
+            Self::Releasing => "releasing",
+            Self::Released => "released",
+        })
+    }
+}
+
+/// Whether the user wants copying to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Copying {
+    /// Yes.
+    On,
+    /// The user stopped it.
+    Off,
+}
+
+/// The standby of an association: one machine and one data disk of one name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Standby {
+    /// Which order made it; the name carries it. Rises only when the attempt before holds no data.
+    pub attempt: u16,
+    /// Its name.
+    pub name: StandbyName,
+    /// Where it is, or is to be.
+    pub zone: Zone,
+    /// Whether an order may still be under way.
+    pub order: Order,
+    /// Whether and where it answers.
+    pub link: Link,
+    /// Whether its agent pulls from the GPU of our epoch.
+    pub binding: Binding,
+    /// Complete looks in a row that found neither the machine nor its disk.
+    pub gone_reads: u8,
+    /// A holding standby stays up until then, because somebody downloads.
+    pub wanted_until: Timestamp,
+}
+
+/// Whether an order for the standby's machine may still be under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Never ordered.
+    Never,
+    /// Sent; the machine has not been seen since, and may appear late.
+    Sent {
+        /// When it was last sent.
+        at: Timestamp,
+    },
+    /// The machine was seen after the order.
+    Landed,
+}
+
+/// Whether and where the standby answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// No machine of this name was seen up yet.
+    None,
+    /// It answered here last.
+    Up(Endpoint),
+    /// It did not answer, or is not up. The key stays pinned for the same machine.
+    Lost(Endpoint),
+}
+
+/// Whether the agent pulls from the GPU of our epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Binding {
+    /// It has to be bound (again): to a first GPU, another epoch, or the same GPU at another address.
+    Stale,
+    /// As `Stale`, and a person said that the source is right as it is now.
+    StaleAndAccepted,
+    /// It is.
+    Bound,
+}
+
+/// Whether there is anything to restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Saved {
+    /// No recovery point yet.
+    Nothing,
+    /// At least one recovery point.
+    Points,
+}
+
+/// What we remember about the GPU between two looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct GpuWatch {
+    /// Whether to ask the provider at the next beat.
+    pub trust: Trust,
+    /// Complete reads in a row that did not list it.
+    pub absent_reads: u8,
+    /// Reads in a row in which its host was dark.
+    pub dark_reads: u8,
+    /// Whether the provider announced that it will stop.
+    pub outbid: OutbidNotice,
+}
+
+impl GpuWatch {
+    /// Nothing is suspicious.
+    pub const CALM: Self = Self {
+        trust: Trust::Fine,
+        absent_reads: 0,
+        dark_reads: 0,
+        outbid: OutbidNotice::None,
+    };
+}
+
+/// Whether to ask the provider about the GPU at the next beat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trust {
+    /// Passes complete: no need to.
+    Fine,
+    /// Something hinted at trouble.
+    Doubted,
+}
+
+/// Whether the provider announced that the GPU will stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutbidNotice {
+    /// No.
+    None,
+    /// Yes, and the last-gasp pass is still to be asked for.
+    Announced,
+    /// Yes, and the agent took the order for the last-gasp pass.
+    PassAsked {
+        /// When it did.
+        at: Timestamp,
+    },
+}
+
+/// That, when and how the GPU was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Loss {
+    /// When we knew.
+    pub since: Timestamp,
+    /// How.
+    pub cause: LossCause,
+}
+
+/// How a GPU was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossCause {
+    /// The provider announced it, then paused the GPU.
+    Outbid,
+    /// Paused without notice: the user stopped it, lowered the bid, or the notice was lost.
+    Paused,
+    /// The account has no credit left.
+    OutOfCredit,
+    /// The contract's end date has passed.
+    ContractEnded,
+    /// The host gives no sign of life.
+    HostDark,
+    /// Vast no longer lists it, and nobody told us why.
+    Gone,
+    /// A tool reported it failed.
+    ReportedFailed,
+    /// A tool reported it destroyed, not by the user.
+    ReportedDestroyed,
+    /// Copying had halted, and the user restored elsewhere.
+    SourceHalted,
+}
+
+impl LossCause {
+    /// Every cause, for tests and tables.
+    pub const ALL: [Self; 9] = [
+        Self::Outbid,
+        Self::Paused,
+        Self::OutOfCredit,
+        Self::ContractEnded,
+        Self::HostDark,
+        Self::Gone,
+        Self::ReportedFailed,
+        Self::ReportedDestroyed,
+        Self::SourceHalted,
+    ];
+
+    /// Whether seeing the GPU run again undoes the loss. What a tool or a person declared, only they take back.
+    #[must_use]
+    pub fn heals_by_itself(self) -> bool {
+        match self {
+            Self::Outbid | Self::Paused | Self::OutOfCredit | Self::ContractEnded | Self::HostDark | Self::Gone => true,
+            Self::ReportedFailed | Self::ReportedDestroyed | Self::SourceHalted => false,
+        }
+    }
+
+    /// Whether it is certainly not the user's own doing, so that renting a replacement cannot surprise them.
+    #[must_use]
+    pub fn allows_automatic_failover(self) -> bool {
+        match self {
+            Self::Outbid | Self::HostDark | Self::ReportedFailed => true,
+            Self::Paused
+            | Self::OutOfCredit
+            | Self::ContractEnded
+            | Self::Gone
+            | Self::ReportedDestroyed
+            | Self::SourceHalted => false,
+        }
+    }
+}
+
+impl std::fmt::Display for LossCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Outbid => "outbid",
+            Self::Paused => "paused at Vast (stopped by you, or outbid without notice)",
+            Self::OutOfCredit => "stopped because the Vast account has no credit",
+            Self::ContractEnded => "stopped because its contract ended",
+            Self::HostDark => "its host gives no sign of life",
+            Self::Gone => "no longer listed at Vast",
+            Self::ReportedFailed => "reported failed",
+            Self::ReportedDestroyed => "reported destroyed, not by its user",
+            Self::SourceHalted => "copying had halted, and the data was restored elsewhere",
+        })
+    }
+}
+
+/// A restore under way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RestoreJob {
+    /// What is restored.
+    pub point: PointChoice,
+    /// The epoch that the target will have; no other target ever had it.
+    pub epoch: Epoch,
+    /// Where to.
+    pub target: Target,
+    /// Targets that were tried and given up in this job.
+    pub failed_targets: u8,
+}
+
+/// Which recovery point is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PointChoice {
+    /// The newest complete one.
+    Latest,
+    /// This one.
+    Id(RecoveryPointId),
+}
+
+/// Where a restore goes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// To a GPU that has to be rented first.
+    ToRent {
+        /// The most it may cost an hour.
+        max_price_per_hour: MicroUsd,
+        /// Whether a rent call may be under way.
+        lease: Lease,
+    },
+    /// To this GPU.
+    Gpu {
+        /// Which.
+        gpu: GpuId,
+        /// Since when we wait for it or push to it.
+        since: Timestamp,
+        /// Whether it came from us.
+        origin: TargetOrigin,
+    },
+}
+
+/// Whether a call that rents a GPU may be under way. Vast has no idempotency key, so two such calls must never overlap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lease {
+    /// None is.
+    Free,
+    /// One may be, until then; its label carries the job's epoch.
+    Taken {
+        /// When a new call may be made. It looks for the label of the old one first.
+        until: Timestamp,
+    },
+}
+
+/// Whether a restore's target came from us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetOrigin {
+    /// We rented it and destroy it when it is of no use.
+    Rented {
+        /// The cap under which the next one would be rented.
+        max_price_per_hour: MicroUsd,
+    },
+    /// The user named it; we never destroy it.
+    Chosen,
+}
+
+/// When the next costly attempt may be made.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Retry {
+    /// Failures in a row.
+    pub failures: u8,
+    /// Not before this instant.
+    pub not_before: Timestamp,
+    /// For a person: what went wrong last; empty when nothing did.
+    pub problem: String,
+}
+
+/// A step in an association's life.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Transition {
+    /// When.
+    pub at: Timestamp,
+    /// From which phase.
+    pub from: PhaseName,
+    /// To which phase.
+    pub to: PhaseName,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Association {
+    /// A new association: nothing ordered yet, everything to be done by the next look.
+    ///
+    /// # Assumptions
+    /// `policy.machine.zones` is not empty; the edge checks it.
+    #[must_use]
+    pub fn new(deployment: Deployment, gpu: GpuId, policy: Policy, now: Timestamp) -> Self {
+        let id = AssociationId::of(gpu);
+        let zone = policy.machine.zones.first().cloned();
+        let zone = zone.unwrap_or_else(|| "us-central1-a".parse().expect("a literal zone parses"));
+        Self {
+            id,
+            gpu,
+            epoch: Epoch::FIRST,
+            phase: Phase::Provisioning,
+            copying: Copying::On,
+            standby: Standby {
+                attempt: 1,
+                name: StandbyName::new(&deployment, id, 1),
+                zone,
+                order: Order::Never,
+                link: Link::None,
+                binding: Binding::Stale,
+                gone_reads: 0,
+                wanted_until: now,
+            },
+            deployment,
+            saved: Saved::Nothing,
+            watch: GpuWatch {
+                trust: Trust::Doubted,
+                ..GpuWatch::CALM
+            },
+            last_epoch: Epoch::FIRST,
+            superseded: BTreeSet::new(),
+            retry: Retry {
+                failures: 0,
+                not_before: now,
+                problem: String::new(),
+            },
+            policy,
+            created_at: now,
+            history: Vec::new(),
+        }
+    }
+
+    /// A tombstone for a GPU whose destruction we heard of before its creation.
+    #[must_use]
+    pub fn released_before_it_began(deployment: Deployment, gpu: GpuId, policy: Policy, now: Timestamp) -> Self {
+        let mut association = Self::new(deployment, gpu, policy, now);
+        association.enter(
+            Phase::Released {
+                since: now,
+                ground: Ground::UserRequest,
+            },
+            Reason::ReleasedBeforeItBegan,
+            now,
+        );
+        association
+    }
+
+    /// Moves to another phase and remembers it.
+    pub(crate) fn enter(&mut self, phase: Phase, reason: Reason, now: Timestamp) {
+        let (from, to) = (self.phase.name(), phase.name());
+        self.phase = phase;
+        self.history.push(Transition {
+            at: now,
+            from,
+            to,
+            reason,
+        });
+        if self.history.len() > HISTORY_LENGTH {
+            self.history.remove(0);
+        }
+    }
+
+    /// Orders the standby anew under another name, in the next zone of the policy. Only for a standby that holds no data.
+    pub(crate) fn next_attempt(&mut self) {
+        let standby = &mut self.standby;
+        standby.attempt = standby.attempt.saturating_add(1);
+        let zones = &self.policy.machine.zones;
+        let here = zones
+            .iter()
+            .position(|zone| *zone == standby.zone)
+            .map_or(0, |index| index + 1);
+        if let Some(zone) = zones.get(here % zones.len().max(1)) {
+            standby.zone = zone.clone();
+        }
+        standby.name = StandbyName::new(&self.deployment, self.id, standby.attempt);
+        standby.order = Order::Never;
+        standby.link = Link::None;
+        standby.binding = Binding::Stale;
+        standby.gone_reads = 0;
+        self.saved = Saved::Nothing;
+    }
+}

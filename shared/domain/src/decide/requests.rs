@@ -1,0 +1,304 @@
+//! What people and tools ask for.
+
+use std::time::Duration;
+
+use crate::association::{
+    Association, Binding, Copying, Lease, Loss, LossCause, OutbidNotice, Phase, PointChoice, RestoreJob, Saved, Target,
+    TargetOrigin, Trust,
+};
+use crate::event::{Destination, Subject};
+use crate::ids::GpuId;
+use crate::policy::Policy;
+use crate::reason::Reason;
+use crate::units::Timestamp;
+use crate::warrant::{Ground, ReleaseWarrant};
+
+/// How long a stopped standby stays up after somebody asked for a download: an hour per request, renewed by the next one.
+const WANTED_FOR: Duration = Duration::from_secs(3600);
+
+/// Whether a request is about the past: a GPU whose data has moved on.
+fn is_about_the_past(a: &Association, subject: Subject) -> bool {
+    match subject {
+        Subject::Association => false,
+        Subject::Gpu(gpu) => gpu != a.gpu,
+    }
+}
+
+pub(super) fn release(a: &mut Association, subject: Subject, now: Timestamp) -> Reason {
+    if is_about_the_past(a, subject) {
+        return Reason::Superseded;
+    }
+    match a.phase {
+        Phase::Provisioning
+        | Phase::Seeding
+        | Phase::Protected
+        | Phase::Holding(_)
+        | Phase::Restoring { .. }
+        | Phase::Halted { .. } => start_releasing(a, Ground::UserRequest, now),
+        Phase::Releasing { .. } | Phase::Released { .. } => Reason::AlreadyReleased,
+    }
+}
+
+pub(super) fn start_releasing(a: &mut Association, ground: Ground, now: Timestamp) -> Reason {
+    let reason = Reason::Releasing(ground);
+    a.enter(
+        Phase::Releasing {
+            since: now,
+            warrant: ReleaseWarrant::on(ground),
+        },
+        reason,
+        now,
+    );
+    reason
+}
+
+pub(super) fn failed(a: &mut Association, subject: Subject, now: Timestamp) -> Reason {
+    declare_lost(a, subject, LossCause::ReportedFailed, now)
+}
+
+pub(super) fn destroyed(a: &mut Association, subject: Subject, now: Timestamp) -> Reason {
+    declare_lost(a, subject, LossCause::ReportedDestroyed, now)
+}
+
+fn declare_lost(a: &mut Association, subject: Subject, cause: LossCause, now: Timestamp) -> Reason {
+    if is_about_the_past(a, subject) {
+        return Reason::Superseded;
+    }
+    match &mut a.phase {
+        Phase::Provisioning | Phase::Seeding | Phase::Protected | Phase::Halted { .. } => lose(a, cause, now),
+        // What a tool declares outranks what we inferred: it no longer heals by itself.
+        Phase::Holding(loss) if loss.cause.heals_by_itself() => {
+            loss.cause = cause;
+            Reason::GpuLost(cause)
+        }
+        Phase::Holding(_) | Phase::Restoring { .. } => Reason::AlreadySo,
+        Phase::Releasing { .. } | Phase::Released { .. } => Reason::AlreadyReleased,
+    }
+}
+
+pub(super) fn lose(a: &mut Association, cause: LossCause, now: Timestamp) -> Reason {
+    let reason = Reason::GpuLost(cause);
+    a.enter(Phase::Holding(Loss { since: now, cause }), reason, now);
+    a.retry.clear(now);
+    reason
+}
+
+pub(super) fn outbid(a: &mut Association, gpu: GpuId) -> Reason {
+    if gpu != a.gpu {
+        return Reason::Superseded;
+    }
+    match (&a.phase, a.watch.outbid) {
+        (Phase::Provisioning | Phase::Seeding | Phase::Protected | Phase::Halted { .. }, OutbidNotice::None) => {
+            a.watch.outbid = OutbidNotice::Announced;
+            a.watch.trust = Trust::Doubted;
+            Reason::LastGasp
+        }
+        (Phase::Provisioning | Phase::Seeding | Phase::Protected | Phase::Halted { .. }, OutbidNotice::Announced) => {
+            Reason::AlreadySo
+        }
+        // A second notice after the pass was asked for may be a second outbid: one more pass costs little.
+        (
+            Phase::Provisioning | Phase::Seeding | Phase::Protected | Phase::Halted { .. },
+            OutbidNotice::PassAsked { .. },
+        ) => {
+            a.watch.outbid = OutbidNotice::Announced;
+            Reason::LastGasp
+        }
+        // The notice came late, but it tells why the GPU stopped.
+        (Phase::Holding(loss), _) if loss.cause == LossCause::Paused => {
+            let loss = Loss {
+                cause: LossCause::Outbid,
+                ..loss.clone()
+            };
+            a.phase = Phase::Holding(loss);
+            Reason::GpuLost(LossCause::Outbid)
+        }
+        (Phase::Holding(_) | Phase::Restoring { .. }, _) => Reason::AlreadySo,
+        (Phase::Releasing { .. } | Phase::Released { .. }, _) => Reason::AlreadyReleased,
+    }
+}
+
+pub(super) fn look(a: &mut Association) -> Reason {
+    match a.phase {
+        Phase::Provisioning | Phase::Seeding | Phase::Protected => {
+            a.watch.trust = Trust::Doubted;
+            Reason::NotYetSure
+        }
+        Phase::Holding(_) | Phase::Restoring { .. } | Phase::Halted { .. } | Phase::Releasing { .. } => {
+            Reason::AlreadySo
+        }
+        Phase::Released { .. } => Reason::AlreadyReleased,
+    }
+}
+
+pub(super) fn stop_sync(a: &mut Association) -> Reason {
+    match (&a.phase, a.copying) {
+        (Phase::Releasing { .. } | Phase::Released { .. }, _) => Reason::AlreadyReleased,
+        (_, Copying::Off) => Reason::AlreadySo,
+        (_, Copying::On) => {
+            a.copying = Copying::Off;
+            Reason::UserAsked
+        }
+    }
+}
+
+pub(super) fn start_sync(a: &mut Association, now: Timestamp) -> Reason {
+    match &mut a.phase {
+        Phase::Releasing { .. } | Phase::Released { .. } => Reason::AlreadyReleased,
+        // A halt wants a decision about the source, not a restart.
+        Phase::Halted { .. } => Reason::NotNow,
+        Phase::Holding(loss) => {
+            // What a tool declared, the user takes back: from here the provider's word counts again.
+            let declared = !loss.cause.heals_by_itself();
+            if declared {
+                loss.cause = LossCause::Paused;
+            }
+            let was_off = a.copying == Copying::Off;
+            a.copying = Copying::On;
+            a.retry.clear(now);
+            if declared || was_off {
+                Reason::UserAsked
+            } else {
+                Reason::AlreadySo
+            }
+        }
+        Phase::Provisioning | Phase::Seeding | Phase::Protected | Phase::Restoring { .. } => match a.copying {
+            Copying::On => Reason::AlreadySo,
+            Copying::Off => {
+                a.copying = Copying::On;
+                Reason::UserAsked
+            }
+        },
+    }
+}
+
+pub(super) fn accept_source(a: &mut Association, now: Timestamp) -> Reason {
+    match a.phase {
+        Phase::Halted { .. } => {
+            a.standby.binding = Binding::StaleAndAccepted;
+            a.enter(copying_phase(a), Reason::SourceAccepted, now);
+            a.retry.clear(now);
+            Reason::SourceAccepted
+        }
+        Phase::Provisioning | Phase::Seeding | Phase::Protected | Phase::Holding(_) | Phase::Restoring { .. } => {
+            Reason::NotNow
+        }
+        Phase::Releasing { .. } | Phase::Released { .. } => Reason::AlreadyReleased,
+    }
+}
+
+/// The phase in which copying goes on, or starts.
+pub(super) fn copying_phase(a: &Association) -> Phase {
+    match (a.saved, a.standby.order) {
+        (Saved::Points, _) => Phase::Protected,
+        (Saved::Nothing, crate::association::Order::Landed) if a.standby.binding != Binding::Stale => Phase::Seeding,
+        (Saved::Nothing, _) => Phase::Provisioning,
+    }
+}
+
+pub(super) fn restore(a: &mut Association, point: &PointChoice, destination: Destination, now: Timestamp) -> Reason {
+    let loss = match &a.phase {
+        Phase::Holding(loss) => loss.clone(),
+        Phase::Halted { since, .. } => Loss {
+            since: *since,
+            cause: LossCause::SourceHalted,
+        },
+        Phase::Restoring { job, .. } => {
+            return if is_same_destination(job, destination) {
+                Reason::AlreadySo
+            } else {
+                Reason::NotNow
+            };
+        }
+        Phase::Provisioning | Phase::Seeding | Phase::Protected => return Reason::NotNow,
+        Phase::Releasing { .. } | Phase::Released { .. } => return Reason::AlreadyReleased,
+    };
+    match a.saved {
+        Saved::Nothing => Reason::NothingSaved,
+        Saved::Points => {
+            start_restoring(a, loss, point.clone(), destination, Reason::UserAsked, now);
+            Reason::UserAsked
+        }
+    }
+}
+
+fn is_same_destination(job: &RestoreJob, destination: Destination) -> bool {
+    match (&job.target, destination) {
+        (Target::ToRent { .. }, Destination::Rent { .. }) => true,
+        (Target::Gpu { origin, gpu, .. }, Destination::Onto(wanted)) => {
+            *gpu == wanted && *origin == TargetOrigin::Chosen
+        }
+        (Target::Gpu { origin, .. }, Destination::Rent { .. }) => *origin != TargetOrigin::Chosen,
+        (Target::ToRent { .. }, Destination::Onto(_)) => false,
+    }
+}
+
+pub(super) fn start_restoring(
+    a: &mut Association,
+    loss: Loss,
+    point: PointChoice,
+    destination: Destination,
+    reason: Reason,
+    now: Timestamp,
+) {
+    a.last_epoch = a.last_epoch.next();
+    let target = match destination {
+        Destination::Rent { max_price_per_hour } => Target::ToRent {
+            max_price_per_hour,
+            lease: Lease::Free,
+        },
+        Destination::Onto(gpu) => Target::Gpu {
+            gpu,
+            since: now,
+            origin: TargetOrigin::Chosen,
+        },
+    };
+    let job = RestoreJob {
+        point,
+        epoch: a.last_epoch,
+        target,
+        failed_targets: 0,
+    };
+    a.enter(Phase::Restoring { loss, job }, reason, now);
+    a.retry.clear(now);
+}
+
+pub(super) fn want_standby(a: &mut Association, now: Timestamp) -> Reason {
+    match a.phase {
+        Phase::Releasing { .. } | Phase::Released { .. } => Reason::AlreadyReleased,
+        Phase::Provisioning
+        | Phase::Seeding
+        | Phase::Protected
+        | Phase::Holding(_)
+        | Phase::Restoring { .. }
+        | Phase::Halted { .. } => {
+            a.standby.wanted_until = a.standby.wanted_until.max(now + WANTED_FOR);
+            Reason::UserAsked
+        }
+    }
+}
+
+pub(super) fn change_policy(a: &mut Association, policy: &Policy) -> Reason {
+    match a.phase {
+        Phase::Releasing { .. } | Phase::Released { .. } => Reason::AlreadyReleased,
+        Phase::Provisioning
+        | Phase::Seeding
+        | Phase::Protected
+        | Phase::Holding(_)
+        | Phase::Restoring { .. }
+        | Phase::Halted { .. } => {
+            if a.policy == *policy {
+                return Reason::AlreadySo;
+            }
+            let same_source = a.policy.source_path == policy.source_path
+                && a.policy.excludes == policy.excludes
+                && a.policy.max_deleted_percent == policy.max_deleted_percent;
+            // The agent learns what to copy when it is bound.
+            if !same_source && a.standby.binding == Binding::Bound {
+                a.standby.binding = Binding::Stale;
+            }
+            a.policy = policy.clone();
+            Reason::UserAsked
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! How well an association does, computed from what is known, never stored.
+
+use crate::association::{Association, Copying, Link, OutbidNotice, Phase, Saved, Trust};
+use crate::units::{Bytes, Timestamp};
+
+/// What the last heartbeat said of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// The start of the last complete pass.
+    pub last_pass_started_at: Option<Timestamp>,
+    /// Free space on the data disk.
+    pub disk_free: Bytes,
+    /// Its size.
+    pub disk_total: Bytes,
+}
+
+/// How well an association does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    /// As promised.
+    Good,
+    /// Being worked on; nothing is lost.
+    Degraded,
+    /// A person should act.
+    Bad,
+}
+
+/// A grade with its reasons, worst first; each says what is wrong and what is being done about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// The worst of the reasons.
+    pub grade: Grade,
+    /// For a person.
+    pub reasons: Vec<String>,
+}
+
+/// Share of the disk, in percent, below which free space is worth a word.
+const LOW_DISK_PERCENT: u64 = 10;
+
+/// Computes how well an association does.
+#[must_use]
+pub fn health(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp) -> Health {
+    let mut notes: Vec<(Grade, String)> = Vec::new();
+    note_phase(a, now, &mut notes);
+    note_lag(a, heartbeat, now, &mut notes);
+    if let Some(beat) = heartbeat
+        && beat.disk_total.0 > 0
+        && beat.disk_free.0.saturating_mul(100) / beat.disk_total.0 < LOW_DISK_PERCENT
+    {
+        let text = format!(
+            "the standby's disk has only {} of {} left; old recovery points are thinned",
+            beat.disk_free, beat.disk_total
+        );
+        notes.push((Grade::Degraded, text));
+    }
+    if !a.retry.problem.is_empty() {
+        let grade = if a.retry.failures >= 5 {
+            Grade::Bad
+        } else {
+            Grade::Degraded
+        };
+        notes.push((
+            grade,
+            format!("{}; next attempt after {}", a.retry.problem, a.retry.not_before),
+        ));
+    }
+    if !a.superseded.is_empty() && !matches!(a.phase, Phase::Released { .. }) {
+        let gpus: Vec<_> = a.superseded.iter().map(ToString::to_string).collect();
+        notes.push((
+            Grade::Degraded,
+            format!(
+                "superseded but still at Vast, its storage is billed: {}",
+                gpus.join(", ")
+            ),
+        ));
+    }
+    notes.sort_by_key(|note| std::cmp::Reverse(note.0));
+    Health {
+        grade: notes.first().map_or(Grade::Good, |(grade, _)| *grade),
+        reasons: notes.into_iter().map(|(_, text)| text).collect(),
+    }
+}
+
+fn note_phase(a: &Association, now: Timestamp, notes: &mut Vec<(Grade, String)>) {
+    let (grade, text) = match &a.phase {
+        Phase::Protected if a.watch.outbid != OutbidNotice::None => (
+            Grade::Degraded,
+            "the GPU will be stopped (outbid); the last changes are being pulled".to_owned(),
+        ),
+        Phase::Protected if a.watch.trust == Trust::Doubted => (
+            Grade::Degraded,
+            "the GPU did not answer the last pass; Vast is being asked".to_owned(),
+        ),
+        Phase::Protected if a.copying == Copying::Off => (Grade::Degraded, "copying was stopped by you".to_owned()),
+        Phase::Protected if matches!(a.standby.link, Link::Lost(_)) => (
+            Grade::Degraded,
+            "the standby does not answer (preempted?); it is started again, its disk is kept".to_owned(),
+        ),
+        Phase::Protected | Phase::Released { .. } => return,
+        Phase::Provisioning => (
+            Grade::Degraded,
+            "the standby is being made; nothing is saved yet".to_owned(),
+        ),
+        Phase::Seeding => (
+            Grade::Degraded,
+            "the first pass is under way; nothing can be restored yet".to_owned(),
+        ),
+        Phase::Holding(loss) => {
+            let saved = match a.saved {
+                Saved::Points => "the data is kept",
+                Saved::Nothing => "no recovery point had been completed: nothing, or only a part, was saved",
+            };
+            let end = loss.since + a.policy.retention.duration();
+            let hours = end.since(now).as_secs() / 3600;
+            (
+                Grade::Bad,
+                format!("the GPU is lost: {}; {saved} until {end} ({hours} h)", loss.cause),
+            )
+        }
+        Phase::Restoring { .. } => (
+            Grade::Degraded,
+            "the data is being restored onto another GPU".to_owned(),
+        ),
+        Phase::Halted { reason, .. } => (
+            Grade::Bad,
+            format!(
+                "copying halted: {reason}; the recovery points are safe. Look at the GPU, then accept it as it is, or restore"
+            ),
+        ),
+        Phase::Releasing { .. } => (Grade::Degraded, "the standby is being deleted".to_owned()),
+    };
+    notes.push((grade, text));
+}
+
+fn note_lag(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp, notes: &mut Vec<(Grade, String)>) {
+    let Phase::Protected = a.phase else { return };
+    let Some(started) = heartbeat.and_then(|beat| beat.last_pass_started_at) else {
+        return;
+    };
+    let lag = now.since(started);
+    if lag > a.policy.lag_objective.duration() {
+        let text = format!(
+            "the copy is {} s behind, more than the {} s aimed for",
+            lag.as_secs(),
+            a.policy.lag_objective.0
+        );
+        notes.push((Grade::Bad, text));
+    }
+}
