@@ -134,6 +134,12 @@ impl Epoch {
         Self(self.0.saturating_add(1))
     }
 
+    /// The epoch of this number; `None` for 0, which no epoch has.
+    #[must_use]
+    pub fn numbered(number: u32) -> Option<Self> {
+        (number > 0).then_some(Self(number))
+    }
+
     /// The bare number, for labels and markers.
     #[must_use]
     pub fn number(self) -> u32 {

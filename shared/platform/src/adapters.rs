@@ -1,0 +1,1 @@
+//! The real things behind the ports. Each sits behind a cargo feature of its name, because each brings dependencies of its own.

@@ -1,0 +1,6 @@
+//! What stands between the rules and the world.
+//!
+//! [`ports`] names what the reconciler needs of the world; `adapters` fulfil it with the real thing.
+
+pub mod adapters;
+pub mod ports;
