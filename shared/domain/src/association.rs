@@ -40,6 +40,8 @@ pub struct Association {
     pub superseded: BTreeSet<GpuId>,
     /// When the next costly attempt may be made, and why it waits.
     pub retry: Retry,
+    /// What the GPU is, so that one like it can be rented when its row is gone.
+    pub profile: GpuProfile,
     /// The user's rules.
     pub policy: Policy,
     /// When it was made.
@@ -437,6 +439,27 @@ pub struct Retry {
     pub problem: String,
 }
 
+/// What a GPU is, as its provider described it when it was first seen. Empty and zero mean that it was not told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GpuProfile {
+    /// The model, e.g. `RTX 4090`.
+    pub model: String,
+    /// How many GPUs the instance has.
+    pub gpu_count: u32,
+    /// Where it is, as the provider writes it, e.g. `Texas, US`.
+    pub geolocation: String,
+    /// Its disk, in GB; it is fixed for life.
+    pub disk_gb: u32,
+    /// The image it runs.
+    pub image: String,
+    /// What it costs an hour.
+    pub price_per_hour: MicroUsd,
+    /// What a GB of its outgoing traffic costs; synchronising pays it.
+    pub upload_price_per_gb: MicroUsd,
+    /// Whether it is rented by bid, so that it can be outbid.
+    pub interruptible: bool,
+}
+
 /// A step in an association's life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Transition {
@@ -489,6 +512,7 @@ impl Association {
                 not_before: now,
                 problem: String::new(),
             },
+            profile: GpuProfile::default(),
             policy,
             created_at: now,
             history: Vec::new(),

@@ -4,3 +4,6 @@
 
 pub mod adapters;
 pub mod ports;
+pub mod pulse;
+pub mod reconcile;
+pub mod report;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use warmspare_domain::association::Association;
+use warmspare_domain::association::{Association, GpuProfile};
 use warmspare_domain::effect::StandbyRef;
 use warmspare_domain::ids::{AssociationId, Deployment, Epoch, GpuId};
 use warmspare_domain::observed::{Endpoint, GpuSeen, Observed, StandbySeen};
@@ -217,6 +217,41 @@ pub struct GpuRow {
     pub upload_price_per_gb: MicroUsd,
     /// Whether it is rented by bid, so that it can be outbid.
     pub interruptible: bool,
+}
+
+impl GpuRow {
+    /// A row for a GPU that may no longer be listed, from what was remembered of it.
+    #[must_use]
+    pub fn from_profile(id: GpuId, profile: &GpuProfile) -> Self {
+        Self {
+            id,
+            seen: GpuSeen::Dark,
+            label: String::new(),
+            model: profile.model.clone(),
+            gpu_count: profile.gpu_count,
+            geolocation: profile.geolocation.clone(),
+            disk_gb: profile.disk_gb,
+            image: profile.image.clone(),
+            price_per_hour: profile.price_per_hour,
+            upload_price_per_gb: profile.upload_price_per_gb,
+            interruptible: profile.interruptible,
+        }
+    }
+
+    /// What is worth remembering of it.
+    #[must_use]
+    pub fn profile(&self) -> GpuProfile {
+        GpuProfile {
+            model: self.model.clone(),
+            gpu_count: self.gpu_count,
+            geolocation: self.geolocation.clone(),
+            disk_gb: self.disk_gb,
+            image: self.image.clone(),
+            price_per_hour: self.price_per_hour,
+            upload_price_per_gb: self.upload_price_per_gb,
+            interruptible: self.interruptible,
+        }
+    }
 }
 
 /// What to rent.

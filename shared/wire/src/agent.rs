@@ -3,6 +3,7 @@
 //! Nothing of a call travels in the command line, so no text from outside ever meets a shell.
 
 use serde::{Deserialize, Serialize};
+pub use warmspare_domain::association::PointChoice;
 use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::{AssociationId, Epoch, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
@@ -125,16 +126,6 @@ pub struct Restore {
     pub target_path: String,
     /// How long the answer may wait for the job to end, in milliseconds. The job itself goes on regardless.
     pub wait_ms: u64,
-}
-
-/// Which recovery point is meant.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PointChoice {
-    /// The newest complete one.
-    Latest,
-    /// This one.
-    Id(RecoveryPointId),
 }
 
 /// See [`Request::AuthorizeDownload`].

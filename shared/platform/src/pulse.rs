@@ -1,0 +1,70 @@
+//! What the agents said last: it changes with every beat, so it is not part of the association.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use warmspare_domain::health::Heartbeat;
+use warmspare_domain::ids::AssociationId;
+use warmspare_domain::units::Timestamp;
+use warmspare_wire::agent::Status;
+
+/// What one agent said last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pulse {
+    /// When we heard it, by our clock.
+    pub at: Timestamp,
+    /// What it said.
+    pub status: Status,
+}
+
+impl Pulse {
+    /// What health needs of it. The standby's clock may differ from ours, so its instants are moved onto ours.
+    #[must_use]
+    pub fn heartbeat(&self) -> Heartbeat {
+        let last = self
+            .status
+            .points
+            .latest
+            .as_ref()
+            .map(|point| point.confirmed_at.max(point.taken_at));
+        Heartbeat {
+            last_pass_started_at: last.map(|start| self.at - self.status.now.since(start)),
+            disk_free: self.status.disk.free,
+            disk_total: self.status.disk.total,
+        }
+    }
+}
+
+/// The last word of every agent that this process heard.
+#[derive(Debug, Default)]
+pub struct Pulses(Mutex<BTreeMap<AssociationId, Pulse>>);
+
+impl Pulses {
+    /// Remembers what an agent said.
+    pub fn note(&self, id: AssociationId, at: Timestamp, status: Status) {
+        self.locked().insert(id, Pulse { at, status });
+    }
+
+    /// What the agent said last.
+    #[must_use]
+    pub fn get(&self, id: AssociationId) -> Option<Pulse> {
+        self.locked().get(&id).cloned()
+    }
+
+    /// Everything, to be written as one heartbeat.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<AssociationId, Pulse> {
+        self.locked().clone()
+    }
+
+    /// Takes over what an earlier process wrote.
+    pub fn restore(&self, pulses: BTreeMap<AssociationId, Pulse>) {
+        *self.locked() = pulses;
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, BTreeMap<AssociationId, Pulse>> {
+        // A panic while noting cannot leave a map half-written.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

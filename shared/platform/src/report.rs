@@ -1,0 +1,52 @@
+//! Turns what others said into what decisions and logs need.
+
+use warmspare_domain::observed::{AgentReport, BoundTo, PassTrouble, PointsSeen, RestoreSeen};
+use warmspare_wire::agent::{Binding, PassFailureKind, RestoreActivity, Status};
+
+/// The whole chain of an error, in one line, for the one place where it is handled.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// The agent's status, reduced to what decisions need.
+#[must_use]
+pub fn agent(status: &Status) -> AgentReport {
+    AgentReport {
+        bound: match &status.binding {
+            Binding::Unbound => BoundTo::Nothing,
+            Binding::Bound { epoch, .. } => BoundTo::Epoch(*epoch),
+        },
+        halt: status.halt.as_ref().map(|halt| halt.reason),
+        points: if status.points.count > 0 {
+            PointsSeen::Some
+        } else {
+            PointsSeen::None
+        },
+        trouble: status
+            .last_failure
+            .as_ref()
+            .map_or(PassTrouble::None, |failure| match failure.kind {
+                PassFailureKind::GpuUnreachable => PassTrouble::GpuUnreachable,
+                PassFailureKind::KeyRefused => PassTrouble::KeyRefused,
+                PassFailureKind::ProgramMissing
+                | PassFailureKind::DiskFull
+                | PassFailureKind::Interrupted
+                | PassFailureKind::Halted
+                | PassFailureKind::Failed => PassTrouble::Other,
+            }),
+        restore: match &status.restore {
+            RestoreActivity::Never => RestoreSeen::Idle,
+            RestoreActivity::Running { epoch, .. } => RestoreSeen::Running(*epoch),
+            RestoreActivity::Verified { epoch, .. } => RestoreSeen::Verified(*epoch),
+            RestoreActivity::Failed { epoch, .. } => RestoreSeen::Failed(*epoch),
+        },
+    }
+}
