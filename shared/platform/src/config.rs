@@ -1,0 +1,377 @@
+//! Settings, read once, into types; all that is wrong is said at once.
+//!
+//! A setting comes from the environment as `WARMSPARE_<NAME>` or from a TOML file under its name in small letters; the environment wins.
+//! A secret may be given as `<name>_file` instead, which names a file that holds it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use warmspare_domain::ids::{Deployment, Zone};
+use warmspare_domain::policy::{Failover, MachineSpec, Policy, Provisioning, SupersededGpu, WhenDeletedAtVast};
+use warmspare_domain::units::{MicroUsd, Seconds};
+
+mod reader;
+
+use reader::Reader;
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Our installation: machines carry it in their names and labels.
+    pub deployment: Deployment,
+    /// Where `serve` listens.
+    pub listen: SocketAddr,
+    /// Where the local process keeps its state.
+    pub state_dir: PathBuf,
+    /// The rules that a new association starts with.
+    pub policy: Policy,
+    /// Whether the machine's zone is fixed or chosen near the GPU.
+    pub zone: ZoneChoice,
+    /// Whether `on_gpu_created` makes standbys.
+    pub auto_standby: bool,
+    /// Vast.ai.
+    pub vast: VastConfig,
+    /// Google Cloud.
+    pub gcp: GcpConfig,
+    /// Secrets of those who call us.
+    pub callers: CallerConfig,
+    /// The machines and what runs on them.
+    pub machines: MachineConfig,
+    /// Time between two beats.
+    pub beat: Duration,
+    /// Time between two sweeps.
+    pub sweep: Duration,
+}
+
+/// Where standbys are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ZoneChoice {
+    /// In this zone, always.
+    Fixed(Zone),
+    /// Near the GPU; in this region when it is not known where the GPU is.
+    NearGpu {
+        /// E.g. `us-central1`.
+        default_region: String,
+    },
+}
+
+/// How Vast.ai is reached.
+#[derive(Debug, Clone)]
+pub struct VastConfig {
+    /// The console's address.
+    pub url: String,
+    /// The account's key.
+    pub api_key: SecretString,
+}
+
+/// How Google Cloud is reached.
+#[derive(Debug, Clone)]
+pub struct GcpConfig {
+    /// Compute Engine's address.
+    pub url: String,
+    /// The project that pays.
+    pub project: String,
+    /// The VPC network of the standbys.
+    pub network: String,
+    /// A service account's key file; without one the workstation's login or the machine's own identity is used.
+    pub credentials: Option<PathBuf>,
+}
+
+/// The secrets of those who call us.
+#[derive(Debug, Clone)]
+pub struct CallerConfig {
+    /// Signs the hooks.
+    pub hook_secret: Option<SecretString>,
+    /// Vast signs its notifications with it.
+    pub webhook_secret: Option<SecretString>,
+    /// Who may use the API.
+    pub api_tokens: Vec<ApiToken>,
+}
+
+/// Someone who may use the API. Only the hash of the token is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiToken {
+    /// What they may do.
+    pub scope: Scope,
+    /// SHA-256 of the token.
+    pub sha256: [u8; 32],
+}
+
+/// What a caller of the API may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Look.
+    Read,
+    /// Look and act.
+    Operate,
+}
+
+/// The machines and what runs on them.
+#[derive(Debug, Clone)]
+pub struct MachineConfig {
+    /// The login on GPUs.
+    pub gpu_user: String,
+    /// The login on standbys.
+    pub standby_user: String,
+    /// The SSH port of standbys.
+    pub standby_ssh_port: u16,
+    /// Where the agent keeps the data on a standby.
+    pub standby_data_dir: String,
+    /// Whether the agent runs as root through sudo, so that owners of files are kept.
+    pub standby_sudo: bool,
+    /// The agent's binary that is pushed to standbys; by default the one beside this program.
+    pub agent_binary: Option<PathBuf>,
+    /// The operator's private key; made in the state directory when it is not given.
+    pub operator_key: Option<PathBuf>,
+    /// The start-up script of standbys; the built-in one when it is not given.
+    pub startup_script: Option<PathBuf>,
+}
+
+/// A setting that is wrong or missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Which setting.
+    pub setting: String,
+    /// What is wrong, and what to write instead.
+    pub text: String,
+}
+
+/// All that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError(pub Vec<Problem>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} setting{} must be put right; nothing was started:",
+            self.0.len(),
+            if self.0.len() == 1 { "" } else { "s" }
+        )?;
+        for Problem { setting, text } in &self.0 {
+            write!(f, "\n  {setting} (environment: {}): {text}", environment_name(setting))?;
+        }
+        Ok(())
+    }
+}
+
+/// The environment variable of a setting.
+#[must_use]
+pub fn environment_name(setting: &str) -> String {
+    format!("WARMSPARE_{}", setting.to_uppercase())
+}
+
+impl Config {
+    /// Reads settings from names in small letters to their texts.
+    ///
+    /// # Errors
+    /// Everything that is wrong or missing, and every name that is no setting: none is silently ignored.
+    pub fn from_settings(settings: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let mut read = Reader::new(settings);
+        let failover = read_failover(&mut read);
+        let zone = read_zone(&mut read);
+        let config = Self {
+            deployment: read.parsed(
+                "deployment",
+                "main",
+                "use 1 to 16 of a-z, 0-9 and -, starting with a letter",
+            ),
+            listen: read.parsed("listen", "127.0.0.1:8787", "use ADDRESS:PORT"),
+            state_dir: read.path("state_dir").unwrap_or_else(default_state_dir),
+            policy: Policy {
+                source_path: read.checked("source_path", "/workspace", check_path),
+                excludes: read.list("excludes"),
+                lag_objective: read.seconds("lag_objective_s", Policy::DEFAULT_LAG_OBJECTIVE),
+                max_deleted_percent: read.bounded("max_deleted_percent", Policy::DEFAULT_MAX_DELETED_PERCENT, 1..=100),
+                machine: MachineSpec {
+                    machine_type: read.checked("gcp_machine_type", "e2-medium", check_resource),
+                    disk_gb: read.bounded("gcp_disk_size", 100, 10..=65_536),
+                    disk_type: read.checked("gcp_disk_type", "pd-standard", check_resource),
+                    provisioning: if read.yes_or_no("gcp_spot", true) {
+                        Provisioning::Spot
+                    } else {
+                        Provisioning::Standard
+                    },
+                    zones: Vec::new(),
+                },
+                retention: read.seconds("retention_s", Policy::DEFAULT_RETENTION),
+                stop_standby_after: read.seconds("stop_standby_after_s", Policy::DEFAULT_STOP_STANDBY_AFTER),
+                when_deleted_at_vast: read.one_of(
+                    "when_deleted_at_vast",
+                    &[
+                        ("hold", WhenDeletedAtVast::Hold),
+                        ("release", WhenDeletedAtVast::Release),
+                    ],
+                ),
+                failover,
+                superseded: read.one_of(
+                    "superseded_gpu",
+                    &[("keep", SupersededGpu::Keep), ("destroy", SupersededGpu::Destroy)],
+                ),
+            },
+            zone,
+            auto_standby: read.yes_or_no("auto_standby_enabled", true),
+            vast: VastConfig {
+                url: read.checked("vast_url", "https://console.vast.ai", check_url),
+                api_key: read.required_secret("vast_api_key", "make one at https://cloud.vast.ai/manage-keys/"),
+            },
+            gcp: GcpConfig {
+                url: read.checked("gcp_url", "https://compute.googleapis.com", check_url),
+                project: read.required(
+                    "gcp_project",
+                    "the id of the Google Cloud project that pays for the standbys",
+                ),
+                network: read.checked("gcp_network", "default", check_resource),
+                credentials: read.existing_file("gcp_credentials"),
+            },
+            callers: CallerConfig {
+                hook_secret: read.secret("hook_secret"),
+                webhook_secret: read.secret("webhook_secret"),
+                api_tokens: read.api_tokens("api_tokens"),
+            },
+            machines: MachineConfig {
+                gpu_user: read.checked("gpu_user", "root", check_login),
+                standby_user: read.checked("standby_user", "warmspare", check_login),
+                standby_ssh_port: read.bounded("standby_ssh_port", 22, 1..=65_535),
+                standby_data_dir: read.checked("standby_data_dir", "/var/lib/warmspare", check_remote_dir),
+                standby_sudo: read.yes_or_no("standby_sudo", true),
+                agent_binary: read.existing_file("agent_binary"),
+                operator_key: read.existing_file("operator_key"),
+                startup_script: read.existing_file("startup_script"),
+            },
+            beat: read.seconds("beat_s", Seconds(30)).duration(),
+            sweep: read.seconds("sweep_s", Seconds(300)).duration(),
+        };
+        read.finish(config)
+    }
+}
+
+fn read_failover(read: &mut Reader<'_>) -> Failover {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Word {
+        Manual,
+        Automatic,
+    }
+    let word = read.one_of("failover", &[("manual", Word::Manual), ("automatic", Word::Automatic)]);
+    let cap = read.text("failover_max_price_per_hour").map(ToOwned::to_owned);
+    match (word, cap) {
+        (Word::Manual, None) => Failover::Manual,
+        (Word::Manual, Some(_)) => {
+            read.wrong(
+                "failover_max_price_per_hour",
+                "it means nothing while failover is `manual`: remove it or set failover to `automatic`",
+            );
+            Failover::Manual
+        }
+        (Word::Automatic, None) => {
+            read.wrong(
+                "failover_max_price_per_hour",
+                "missing: automatic failover rents a GPU, so say what it may cost an hour in dollars, e.g. 0.40",
+            );
+            Failover::Manual
+        }
+        (Word::Automatic, Some(text)) => match text
+            .parse()
+            .ok()
+            .and_then(MicroUsd::from_dollars)
+            .filter(|cap| cap.0 > 0)
+        {
+            Some(max_price_per_hour) => Failover::Automatic { max_price_per_hour },
+            None => {
+                read.wrong(
+                    "failover_max_price_per_hour",
+                    &format!("`{text}` is not a price: use dollars an hour, e.g. 0.40"),
+                );
+                Failover::Manual
+            }
+        },
+    }
+}
+
+fn read_zone(read: &mut Reader<'_>) -> ZoneChoice {
+    let default_region = read.checked("gcp_default_region", "us-central1", check_resource);
+    match read.text("gcp_zone").map(str::parse::<Zone>) {
+        None => ZoneChoice::NearGpu { default_region },
+        Some(Ok(zone)) => ZoneChoice::Fixed(zone),
+        Some(Err(error)) => {
+            read.wrong("gcp_zone", &error.to_string());
+            ZoneChoice::NearGpu { default_region }
+        }
+    }
+}
+
+fn default_state_dir() -> PathBuf {
+    // The last resort is the directory we stand in; `state_dir` says so in the start-up line either way.
+    PathBuf::from("warmspare-state")
+}
+
+/// The synced directory on a GPU. The agent gets it as data, never as part of a command; this only refuses what cannot be meant.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub fn check_path(text: &str) -> Result<(), String> {
+    let climbs = text.split('/').any(|part| part == "..");
+    if text.is_empty() || text.starts_with('-') || text.chars().any(char::is_control) {
+        Err("use a directory such as /workspace".to_owned())
+    } else if climbs {
+        Err("it must not climb with `..`: use the directory itself, such as /workspace".to_owned())
+    } else if matches!(text.trim_end_matches('/'), "" | "/root" | "~") {
+        Err("do not copy / or /root: a restore would break the new GPU's SSH keys. Use /workspace".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+fn check_resource(text: &str) -> Result<(), String> {
+    let good = !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if good {
+        Ok(())
+    } else {
+        Err("use lower-case letters, digits and -".to_owned())
+    }
+}
+
+fn check_login(text: &str) -> Result<(), String> {
+    let good = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && !text.starts_with('-');
+    if good && !text.is_empty() {
+        Ok(())
+    } else {
+        Err("use a login name: letters, digits, -, _ and .".to_owned())
+    }
+}
+
+fn check_remote_dir(text: &str) -> Result<(), String> {
+    let good = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/'));
+    let climbs = text.split('/').any(|part| part == "..");
+    if good && !climbs && !text.is_empty() && !text.starts_with('-') {
+        Ok(())
+    } else {
+        Err("use a path of letters, digits, -, _, . and /, without `..`".to_owned())
+    }
+}
+
+fn check_url(text: &str) -> Result<(), String> {
+    let loopback = ["http://127.", "http://localhost", "http://[::1]"]
+        .iter()
+        .any(|start| text.starts_with(start));
+    if text.starts_with("https://") || loopback {
+        Ok(())
+    } else {
+        Err("use https:// (plain http only to this machine), since it carries your credentials".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+use super::*;
+
+fn settings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+#[test]
+fn defaults_are_the_specifications() {
+    let config = Config::from_settings(&settings(&[("vast_api_key", "k"), ("gcp_project", "p")])).unwrap();
+    assert_eq!(config.policy.machine.machine_type, "e2-medium");
+    assert_eq!(config.policy.machine.disk_gb, 100);
+    assert_eq!(config.policy.machine.provisioning, Provisioning::Spot);
+    assert_eq!(config.policy.failover, Failover::Manual);
+    assert!(config.auto_standby);
+    assert_eq!(config.beat, Duration::from_secs(30));
+}
+
+#[test]
+fn every_problem_is_reported_at_once() {
+    let wrong = settings(&[
+        ("gcp_zone", "us-central1"),
+        ("gcp_disk_size", "big"),
+        ("gcp_spot", "maybe"),
+        ("gcp_credentials", "/nonexistent/key.json"),
+        ("hook_secret_file", "/nonexistent/secret"),
+        ("source_path", "/workspace/../etc"),
+        ("vast_url", "http://vast.example"),
+        ("failover", "automatic"),
+        ("api_tokens", "a-bare-token-by-mistake"),
+        ("gcp_machne_type", "e2-small"),
+    ]);
+    let error = Config::from_settings(&wrong).unwrap_err();
+    let mut named: Vec<_> = error.0.iter().map(|problem| problem.setting.as_str()).collect();
+    named.sort_unstable();
+    assert_eq!(
+        named,
+        [
+            "api_tokens",
+            "failover_max_price_per_hour",
+            "gcp_credentials",
+            "gcp_disk_size",
+            "gcp_machne_type",
+            "gcp_project",
+            "gcp_spot",
+            "gcp_zone",
+            "hook_secret_file",
+            "source_path",
+            "vast_api_key",
+            "vast_url"
+        ]
+    );
+    let text = error.to_string();
+    assert!(text.contains("did you mean gcp_machine_type?"), "{text}");
+    assert!(!text.contains("a-bare-token-by-mistake"), "{text}");
+}
+
+#[test]
+fn secrets_do_not_show_in_debug_output() {
+    let config = Config::from_settings(&settings(&[("vast_api_key", "very-secret"), ("gcp_project", "p")])).unwrap();
+    assert!(!format!("{config:?}").contains("very-secret"));
+}
