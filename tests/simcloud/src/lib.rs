@@ -1,0 +1,35 @@
+//! A stand-in for Vast.ai and Google Compute Engine that speaks their wire formats over HTTP and whose machines are real.
+//!
+//! Every GPU and every standby has a directory, a host key, authorized keys and an sshd of its own on a loopback address. A
+//! stopped machine has no sshd and no process, a deleted one no directory. A Compute Engine data disk is a directory that
+//! outlives its VM; while a VM has it, the directory is *moved* to `data` in the VM's home (so that it is a real directory
+//! there, for `cd`, rsync and guards alike) and `disks/<zone>/<name>` links to it.
+//!
+//! Only the account that runs the sim can log in to its machines: [`Simcloud::login_user`] names it.
+
+mod compute;
+mod control;
+mod faults;
+mod http;
+mod inventory;
+mod journal;
+mod machine;
+mod options;
+mod processes;
+mod server;
+mod simcloud;
+mod token;
+mod vast;
+mod watchdog;
+mod webhooks;
+mod world;
+
+pub use compute::QuotaRefusal;
+pub use faults::{Fault, FaultAction};
+pub use inventory::{Left, LeftDisk};
+pub use journal::Recorded;
+pub use machine::{MachineError, login_user};
+pub use options::{Options, RateLimits, Timing};
+pub use simcloud::{Knobs, NoSuchMachine, Simcloud, StartError};
+pub use vast::Birth;
+pub use webhooks::{Attempt, Delivery, signature};

@@ -1,0 +1,493 @@
+//! The Rust side of a sim: start it, turn its knobs, look at what is left, end it.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::compute::{self, Place, QuotaRefusal};
+use crate::faults::Fault;
+use crate::inventory::{self, Left, LeftDisk};
+use crate::journal::Recorded;
+use crate::machine::{self, Machine, MachineError, Site};
+use crate::options::{Options, RateLimits};
+use crate::vast::{Birth, lifecycle};
+use crate::watchdog;
+use crate::webhooks::{Attempt, Delivery};
+use crate::world::{Foundation, World};
+use crate::{server, token};
+
+/// Why a sim could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The directory cannot be used.
+    #[error(
+        "cannot use {path} as the sim's directory: {why}; give a directory you may write to, whose path has only letters, digits and / . _ -"
+    )]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The port is taken or not allowed.
+    #[error("cannot listen on 127.0.0.1:{port}; choose another port, or 0 for a free one")]
+    Port {
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A program that machines need does not work.
+    #[error("cannot prepare machines")]
+    Machines(#[from] MachineError),
+    /// The HTTP client for notifications could not be made.
+    #[error("cannot make an HTTP client")]
+    Client(#[from] reqwest::Error),
+}
+
+/// No machine goes by this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no machine {0} exists in the sim; GET /sim/state lists those that do")]
+pub struct NoSuchMachine(pub String);
+
+/// A running sim. Dropping it ends every machine; [`Simcloud::shutdown`] also waits for the server.
+#[derive(Debug)]
+pub struct Simcloud {
+    world: Arc<World>,
+    server: JoinHandle<()>,
+}
+
+impl Simcloud {
+    /// Starts a sim.
+    ///
+    /// # Errors
+    /// When its directory, its port or the programs it needs (sshd, ssh-keygen, sh) are not to be had.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let (root, temporary) = open_directory(&options)?;
+        let login_user = machine::login_user()?;
+        if rustix::process::geteuid().is_root() {
+            // sshd as root insists on its privilege separation directory, which Debian makes only when its service starts.
+            let path = Path::new("/run/sshd");
+            std::fs::create_dir_all(path).map_err(|error| StartError::Directory {
+                path: path.to_owned(),
+                why: error.to_string(),
+            })?;
+        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port)).await;
+        let listener = listener.map_err(|source| StartError::Port {
+            port: options.port,
+            source,
+        })?;
+        let address = listener.local_addr().map_err(|source| StartError::Port {
+            port: options.port,
+            source,
+        })?;
+        let cloud = uuid::Uuid::new_v4().simple().to_string();
+        let kept = if temporary.is_some() {
+            watchdog::Directory::Temporary
+        } else {
+            watchdog::Directory::Kept
+        };
+        let world = World::new(Foundation {
+            standby_port: options.standby_ssh_port.unwrap_or_else(machine::random_port),
+            watchdog: watchdog::start(&root, &cloud, kept)?,
+            site: Site { root, cloud },
+            login_user,
+            temporary,
+            client: reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .no_proxy()
+                .build()?,
+            options,
+        });
+        let _ = world.base_url.set(format!("http://{address}"));
+        let server = tokio::spawn(serve(listener, Arc::clone(&world)));
+        Ok(Self { world, server })
+    }
+
+    /// `http://127.0.0.1:<port>`, where everything is served.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        self.world.base_url().to_owned()
+    }
+
+    /// Stands in for `https://console.vast.ai`.
+    #[must_use]
+    pub fn vast_url(&self) -> String {
+        self.base_url()
+    }
+
+    /// Stands in for `https://compute.googleapis.com`; the API's paths start with `/compute/v1/`.
+    #[must_use]
+    pub fn compute_url(&self) -> String {
+        self.base_url()
+    }
+
+    /// The token endpoint that service-account files from [`Simcloud::write_service_account`] name.
+    #[must_use]
+    pub fn token_uri(&self) -> String {
+        format!("{}/token", self.base_url())
+    }
+
+    /// What the sim was told at its start.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.world.options
+    }
+
+    /// The one account that can log in to the machines.
+    #[must_use]
+    pub fn login_user(&self) -> &str {
+        &self.world.login_user
+    }
+
+    /// The SSH port of every standby.
+    #[must_use]
+    pub fn standby_ssh_port(&self) -> u16 {
+        self.world.standby_port
+    }
+
+    /// The directory with all machines and disks.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.world.root()
+    }
+
+    /// Writes a service-account key file whose tokens this sim issues and accepts.
+    ///
+    /// # Errors
+    /// When `openssl` is missing or the file cannot be written.
+    pub fn write_service_account(&self, path: &Path) -> Result<(), MachineError> {
+        token::write_service_account(&self.world, path)
+    }
+
+    /// The knobs: outbids, preemptions, shortages.
+    #[must_use]
+    pub fn knobs(&self) -> Knobs<'_> {
+        Knobs(&self.world)
+    }
+
+    /// Lets a fault wait for its requests.
+    pub fn inject(&self, fault: Fault) {
+        self.world.faults.add(fault);
+    }
+
+    /// The faults that have not struck as often as they should.
+    #[must_use]
+    pub fn faults_waiting(&self) -> Vec<Fault> {
+        self.world.faults.waiting()
+    }
+
+    /// Forgets all waiting faults.
+    pub fn clear_faults(&self) {
+        self.world.faults.clear();
+    }
+
+    /// Every machine that exists.
+    #[must_use]
+    pub fn machines_left(&self) -> Vec<Left> {
+        inventory::machines(&self.world)
+    }
+
+    /// Every disk that exists, boot disks included.
+    #[must_use]
+    pub fn disks_left(&self) -> Vec<LeftDisk> {
+        inventory::disks(&self.world)
+    }
+
+    /// Every request that arrived, in order.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Recorded> {
+        self.world.journal.all()
+    }
+
+    /// Writes the requests to the Compute Engine side as `tools/discovery_contract.py` reads them.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_compute_requests(&self, path: &Path) -> io::Result<()> {
+        self.world.journal.write(path, Recorded::is_compute)
+    }
+
+    /// Writes the requests to the Vast side, one JSON object a line.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_vast_requests(&self, path: &Path) -> io::Result<()> {
+        self.world.journal.write(path, |entry| entry.path.starts_with("/api/"))
+    }
+
+    /// Every delivery attempt of a notification, in order.
+    #[must_use]
+    pub fn notification_attempts(&self) -> Vec<Attempt> {
+        self.world.state().vast.webhooks.attempts.clone()
+    }
+
+    /// The home directory of a machine: a Vast contract number, or a VM's name.
+    ///
+    /// # Errors
+    /// When there is no such machine.
+    pub fn home(&self, name: &str) -> Result<PathBuf, NoSuchMachine> {
+        Knobs(&self.world).machine(name).map(|machine| machine.home())
+    }
+
+    /// The public host key of a machine.
+    ///
+    /// # Errors
+    /// `Ok(None)` never happens; a missing machine is an error.
+    pub fn host_key(&self, name: &str) -> Result<String, NoSuchMachine> {
+        let machine = Knobs(&self.world).machine(name)?;
+        machine.host_key().map_err(|_| NoSuchMachine(name.to_owned()))
+    }
+
+    /// Where a disk's files are.
+    #[must_use]
+    pub fn disk_directory(&self, zone: &str, name: &str) -> PathBuf {
+        compute::disks::directory(&self.world, &(zone.to_owned(), name.to_owned()))
+    }
+
+    /// Ends every machine and the server, and removes a temporary directory.
+    pub async fn shutdown(mut self) {
+        close(&self.world);
+        // Open keep-alive connections must not hold the end up.
+        if tokio::time::timeout(Duration::from_secs(2), &mut self.server)
+            .await
+            .is_err()
+        {
+            self.server.abort();
+        }
+    }
+}
+
+impl Drop for Simcloud {
+    fn drop(&mut self) {
+        close(&self.world);
+        self.server.abort();
+    }
+}
+
+async fn serve(listener: TcpListener, world: Arc<World>) {
+    let ended = world.ended();
+    if let Err(error) = axum::serve(listener, server::router(world))
+        .with_graceful_shutdown(ended)
+        .await
+    {
+        tracing::error!(%error, "the sim's server ended");
+    }
+}
+
+/// Ends everything that lives outside this process. Safe to call again.
+fn close(world: &World) {
+    world.closed.send_replace(true);
+    let machines: Vec<Arc<Machine>> = {
+        let state = world.state();
+        let gpus = state.vast.instances.values().map(|gpu| Arc::clone(&gpu.machine));
+        let vms = state.compute.instances.values().map(|vm| Arc::clone(&vm.machine));
+        let agent = state.vast.host_agent.iter().map(|agent| Arc::clone(&agent.machine));
+        gpus.chain(vms).chain(agent).collect()
+    };
+    for machine in machines {
+        machine.retire();
+    }
+    let watchdog = world.watchdog.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(mut watchdog) = watchdog {
+        // Its input closes and it sweeps once more, for what a step in flight may have started just now.
+        drop(watchdog.stdin.take());
+        let _ = watchdog.wait();
+    }
+    drop(world.temporary.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
+fn open_directory(options: &Options) -> Result<(PathBuf, Option<tempfile::TempDir>), StartError> {
+    let refused = |path: &Path, why: String| StartError::Directory {
+        path: path.to_owned(),
+        why,
+    };
+    let (path, temporary) = match &options.dir {
+        Some(path) => (path.clone(), None),
+        None => {
+            let made = tempfile::Builder::new().prefix("simcloud-").tempdir();
+            let made = made.map_err(|error| refused(&std::env::temp_dir(), error.to_string()))?;
+            (made.path().to_owned(), Some(made))
+        }
+    };
+    std::fs::create_dir_all(path.join("machines")).map_err(|error| refused(&path, error.to_string()))?;
+    let path = path.canonicalize().map_err(|error| refused(&path, error.to_string()))?;
+    // The path stands in sshd's configuration and in session scripts, where other characters would need quoting.
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-');
+    if !path.to_str().is_some_and(|text| text.chars().all(plain)) {
+        return Err(refused(&path, "its path has unusual characters".to_owned()));
+    }
+    Ok((path, temporary))
+}
+
+/// Everything that a test or a demo can do to a running sim.
+#[derive(Debug, Clone, Copy)]
+pub struct Knobs<'a>(pub(crate) &'a Arc<World>);
+
+/// # Errors
+/// All methods that name a machine fail when it does not exist.
+#[expect(clippy::missing_errors_doc, reason = "said once for all methods of this block")]
+impl Knobs<'_> {
+    /// Another tenant takes the GPU: the notice first, then `intended_status`, then, after `kill_after_seconds` (not yet
+    /// scaled; `None`: 10.6 to 32 s as measured), the container is killed.
+    pub fn outbid(&self, gpu: u64, kill_after_seconds: Option<f64>) -> Result<(), NoSuchMachine> {
+        found(gpu, lifecycle::outbid(self.0, gpu, kill_after_seconds).map(drop))
+    }
+
+    /// The other tenant leaves: the paused GPU comes back by itself.
+    pub fn outbid_clears(&self, gpu: u64) -> Result<(), NoSuchMachine> {
+        found(gpu, lifecycle::outbid_clears(self.0, gpu))
+    }
+
+    /// The container stops at once without any notice.
+    pub fn stop_silently(&self, gpu: u64) -> Result<(), NoSuchMachine> {
+        found(gpu, lifecycle::stop_silently(self.0, gpu))
+    }
+
+    /// The GPU's host loses its network: connections hang, Vast shows `offline`.
+    pub fn host_offline(&self, gpu: u64) -> Result<(), NoSuchMachine> {
+        found(gpu, lifecycle::host_offline(self.0, gpu))
+    }
+
+    /// The GPU's host is heard from again.
+    pub fn host_online(&self, gpu: u64) -> Result<(), NoSuchMachine> {
+        found(gpu, lifecycle::host_online(self.0, gpu))
+    }
+
+    /// Vast shows `unknown` until [`Knobs::host_online`]; the GPU works on.
+    pub fn status_unknown(&self, gpu: u64) -> Result<(), NoSuchMachine> {
+        found(
+            gpu,
+            lifecycle::alter(self.0, gpu, |instance| instance.heard = Some("unknown")),
+        )
+    }
+
+    /// The row is left out of every listing although the GPU exists, or shown again.
+    pub fn set_hidden(&self, gpu: u64, hidden: bool) -> Result<(), NoSuchMachine> {
+        found(gpu, lifecycle::alter(self.0, gpu, |instance| instance.hidden = hidden))
+    }
+
+    /// The host or Vast removes the GPU: container, disk and row go.
+    pub fn remove(&self, gpu: u64) -> Result<(), NoSuchMachine> {
+        found(gpu, lifecycle::remove(self.0, gpu))
+    }
+
+    /// The container is made anew: the workspace is empty and the host key another.
+    pub fn recycle(&self, gpu: u64) -> Result<(), NoSuchMachine> {
+        self.machine(&gpu.to_string())?;
+        lifecycle::recycle(self.0, gpu);
+        Ok(())
+    }
+
+    /// The contract's end has come: the GPU stops and cannot be started again.
+    pub fn expire(&self, gpu: u64) -> Result<(), NoSuchMachine> {
+        found(gpu, lifecycle::expire(self.0, gpu))
+    }
+
+    /// Starts of this GPU are answered with 200 and `success:false`, or again accepted.
+    pub fn set_start_refused(&self, gpu: u64, refused: bool) -> Result<(), NoSuchMachine> {
+        found(
+            gpu,
+            lifecycle::alter(self.0, gpu, |instance| instance.start_refused = refused),
+        )
+    }
+
+    /// Starts a program on a running GPU; it dies with the machine. Answers its process id.
+    pub fn exec_detached(&self, gpu: u64, program: &str, arguments: &[String]) -> Result<u32, MachineError> {
+        let machine = self
+            .machine(&gpu.to_string())
+            .map_err(|missing| MachineError::NotRunning(missing.0))?;
+        machine.exec_detached(program, arguments)
+    }
+
+    /// Google takes back a Spot VM.
+    pub fn preempt(&self, standby: &str) -> Result<(), NoSuchMachine> {
+        let place = self.place(standby)?;
+        compute::lifecycle::preempt(self.0, &place)
+            .map(drop)
+            .map_err(|_| NoSuchMachine(format!("{standby} that is RUNNING")))
+    }
+
+    /// The prepaid credit; at 0 every GPU stops at once.
+    pub fn set_credit(&self, dollars: f64) {
+        if dollars <= 0.0 {
+            lifecycle::credit_gone(self.0);
+        } else {
+            self.0.state().vast.credit = dollars;
+        }
+    }
+
+    /// Whether the market has any offer.
+    pub fn set_offers(&self, offers: bool) {
+        self.0.state().vast.offers_hidden = !offers;
+    }
+
+    /// How the next GPU turns out; several wait in line, last in first out.
+    pub fn next_birth(&self, birth: Birth) {
+        self.0.state().vast.next_births.push(birth);
+    }
+
+    /// Whether and how Vast's call limits are enforced.
+    pub fn set_rate_limits(&self, form: RateLimits) {
+        self.0.state().vast.rate_limits = form;
+    }
+
+    /// How notifications go wrong from now on.
+    pub fn set_delivery(&self, delivery: Delivery) {
+        self.0.state().vast.webhooks.delivery = delivery;
+    }
+
+    /// A zone runs out of capacity, for new VMs and for starts.
+    pub fn capacity_out(&self, zone: &str) {
+        self.0.state().compute.exhausted.insert(zone.to_owned());
+    }
+
+    /// A zone has capacity again.
+    pub fn capacity_back(&self, zone: &str) {
+        self.0.state().compute.exhausted.remove(zone);
+    }
+
+    /// Whether and how new VMs exceed the quota.
+    pub fn set_quota(&self, refusal: Option<QuotaRefusal>) {
+        self.0.state().compute.quota = refusal;
+    }
+
+    fn place(&self, standby: &str) -> Result<Place, NoSuchMachine> {
+        let state = self.0.state();
+        let found = state
+            .compute
+            .instances
+            .keys()
+            .find(|(_, name)| name == standby)
+            .cloned();
+        found.ok_or_else(|| NoSuchMachine(standby.to_owned()))
+    }
+
+    pub(crate) fn machine(&self, name: &str) -> Result<Arc<Machine>, NoSuchMachine> {
+        let gpu = name.parse::<u64>().ok();
+        let state = self.0.state();
+        let gpu = gpu
+            .and_then(|id| state.vast.instances.get(&id))
+            .map(|gpu| Arc::clone(&gpu.machine));
+        let vm = || {
+            state
+                .compute
+                .instances
+                .values()
+                .find(|vm| vm.name == name)
+                .map(|vm| Arc::clone(&vm.machine))
+        };
+        gpu.or_else(vm).ok_or_else(|| NoSuchMachine(name.to_owned()))
+    }
+}
+
+fn found(gpu: u64, outcome: Option<()>) -> Result<(), NoSuchMachine> {
+    outcome.ok_or_else(|| NoSuchMachine(gpu.to_string()))
+}
