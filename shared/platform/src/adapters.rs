@@ -1,1 +1,6 @@
 //! The real things behind the ports. Each sits behind a cargo feature of its name, because each brings dependencies of its own.
+
+#[cfg(feature = "vast")]
+mod http;
+#[cfg(feature = "vast")]
+pub mod vast;
