@@ -1,1 +1,8 @@
 //! The real things behind the ports. Each sits behind a cargo feature of its name, because each brings dependencies of its own.
+
+#[cfg(feature = "compute")]
+pub mod compute;
+#[cfg(any(feature = "compute", feature = "vast"))]
+mod http;
+#[cfg(feature = "vast")]
+pub mod vast;
