@@ -11,6 +11,8 @@ mod look;
 mod order;
 mod owner;
 mod refusal;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod wire;
 

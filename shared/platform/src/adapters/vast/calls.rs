@@ -34,6 +34,19 @@ pub(super) struct Call<'a> {
     pub(super) body: Option<&'a Value>,
 }
 
+impl<'a> Call<'a> {
+    /// A call without a query.
+    pub(super) fn new(endpoint: Endpoint, method: Method, path: String, body: Option<&'a Value>) -> Self {
+        Self {
+            endpoint,
+            method,
+            path,
+            query: &[],
+            body,
+        }
+    }
+}
+
 impl Calls {
     pub(super) fn new(http: Http, key: SecretString, pace: Pace) -> Self {
         Self { http, key, pace }

@@ -68,13 +68,12 @@ impl VastGpus {
 
     async fn take(&self, offer: &Offer, wish: &RentWish, label: &str) -> Result<Taken, ProviderError> {
         let body = self.order(offer, wish, label);
-        let call = Call {
-            endpoint: Endpoint::Rent,
-            method: Method::PUT,
-            path: format!("api/v0/asks/{}", offer.id),
-            query: &[],
-            body: Some(&body),
-        };
+        let call = Call::new(
+            Endpoint::Rent,
+            Method::PUT,
+            format!("api/v0/asks/{}", offer.id),
+            Some(&body),
+        );
         match self.calls.write(&call).await {
             Ok(answer) => match as_id(&answer["new_contract"]) {
                 Some(contract) => Ok(Taken::Yes(GpuId::vast(contract))),
