@@ -61,20 +61,20 @@ impl Cloud {
         let parts: Vec<&str> = path.split('/').collect();
         let known = self.by_request.get(request.query("requestId")).cloned();
         match (request.method.as_str(), parts.as_slice()) {
-            ("GET", ["instances", name]) => found(self.instances.get(*name)),
-            ("GET", ["disks", name]) => found(self.disks.get(*name)),
+            ("GET", ["instances", name]) => found(self.instances.get(*name), &format!("instances/{name}")),
+            ("GET", ["disks", name]) => found(self.disks.get(*name), &format!("disks/{name}")),
             ("GET", ["operations", name]) => self.poll(name),
             ("GET", ["instances", _, "getGuestAttributes"]) => match self.host_key {
                 Some(key) => Reply::Json(
                     200,
                     json!({"queryPath": "hostkeys/", "queryValue": {"items": [{"namespace": "hostkeys", "key": "ssh-ed25519", "value": key}]}}),
                 ),
-                None => missing(),
+                None => missing("guestAttributes"),
             },
             ("POST" | "DELETE", _) if known.is_some() => self.show(&known.unwrap_or_default()),
             ("POST", ["instances"]) => self.insert(request),
             ("POST" | "DELETE", ["instances" | "disks", name, ..]) => self.change(request, name, parts.get(2).copied()),
-            _ => missing(),
+            _ => missing("nothing"),
         }
     }
 
@@ -102,7 +102,7 @@ impl Cloud {
             &mut self.instances
         };
         let Some(thing) = things.get_mut(name) else {
-            return missing();
+            return missing(name);
         };
         match (self.failure.is_some(), request.method.as_str(), verb) {
             (true, _, _) => {}
@@ -137,16 +137,17 @@ impl Cloud {
     }
 
     fn show(&self, name: &str) -> Reply {
-        found(self.operations.get(name))
+        found(self.operations.get(name), &format!("operations/{name}"))
     }
 }
 
-fn found(thing: Option<&Value>) -> Reply {
-    thing.map_or_else(missing, |thing| Reply::Json(200, thing.clone()))
+fn found(thing: Option<&Value>, path: &str) -> Reply {
+    thing.map_or_else(|| missing(path), |thing| Reply::Json(200, thing.clone()))
 }
 
-fn missing() -> Reply {
-    refusal(404, "notFound", "The resource was not found")
+fn missing(path: &str) -> Reply {
+    let message = format!("The resource 'projects/p-1/zones/us-central1-a/{path}' was not found");
+    refusal(404, "notFound", &message)
 }
 
 fn refusal(status: u16, reason: &str, message: &str) -> Reply {
@@ -231,7 +232,7 @@ fn engine(server: &FakeServer) -> ComputeEngine {
         "test".parse().unwrap(),
         "ssh-ed25519 AAAA operator".into(),
     );
-    settings.base_url = format!("{}compute/v1/", server.url);
+    settings.base_url.clone_from(&server.url);
     settings.startup_script = Some("#!/bin/sh\nexit 0\n".into());
     settings.poll_every = Duration::from_millis(5);
     settings.operation_wait = Duration::from_millis(500);
@@ -444,7 +445,13 @@ async fn an_old_disk_is_attached_only_when_it_is_of_the_same_attempt() {
 
 #[tokio::test]
 async fn a_name_in_use_is_ours_or_not_ready_or_taken() {
-    let conflict = || vec![missing(), missing(), refusal(409, "alreadyExists", "exists")];
+    let conflict = || {
+        vec![
+            missing(&format!("instances/{NAME}")),
+            missing(&format!("disks/{NAME}-data")),
+            refusal(409, "alreadyExists", "exists"),
+        ]
+    };
     let stand = Stand::with(Cloud {
         refusals: conflict(),
         ..Cloud::default()
@@ -505,6 +512,25 @@ async fn an_answer_that_promises_nothing_is_never_an_absence() {
         })
         .await;
         assert!(stand.engine.look(&stand.standby).await.is_err(), "{bad:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_project_or_zone_says_nothing_about_what_is_in_it() {
+    let project = refusal(404, "notFound", "The resource 'projects/p-1' was not found");
+    let zone = refusal(
+        404,
+        "notFound",
+        "The resource 'projects/p-1/zones/us-central1-a' was not found",
+    );
+    for bad in [project, zone, Reply::Text(404, "<html>".into())] {
+        let stand = Stand::with(Cloud {
+            refusals: vec![bad.clone()],
+            ..Cloud::default()
+        })
+        .await;
+        let outcome = stand.engine.look(&stand.standby).await;
+        assert!(matches!(outcome, Err(ProviderError::Invalid { .. })), "{bad:?}");
     }
 }
 

@@ -90,7 +90,9 @@ impl Calls {
         if let Some(body) = call.body {
             request = request.json(body);
         }
-        match self.http.send(request, &self.key).await {
+        let answer = self.http.send(request, &self.key).await;
+        self.pace.answered(call.endpoint);
+        match answer {
             Ok(answer) => Refusal::check(&answer),
             Err(no_answer) => Err(lost(no_answer)),
         }

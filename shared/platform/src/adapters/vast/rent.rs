@@ -27,6 +27,15 @@ enum Taken {
 
 impl VastGpus {
     pub(super) async fn rent_or_find(&self, wish: &RentWish) -> Result<GpuId, ProviderError> {
+        let gpu = self.rented(wish).await?;
+        // A fresh instance sometimes sits at `stopped` until it is told again (`vast-api.md` §5); for all others this changes nothing.
+        if let Err(error) = self.start(gpu).await {
+            tracing::debug!(gpu.id = %gpu, error = %error, "a rented GPU was not told to start again");
+        }
+        Ok(gpu)
+    }
+
+    async fn rented(&self, wish: &RentWish) -> Result<GpuId, ProviderError> {
         let label = wish.label.to_string();
         if let Some(gpu) = self.labelled(&label).await? {
             tracing::info!(gpu.id = %gpu, "found the GPU that was rented for this wish before");

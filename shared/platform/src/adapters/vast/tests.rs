@@ -279,7 +279,7 @@ impl Market {
     fn taken(&self) -> Vec<String> {
         let calls = self.server.calls().into_iter();
         calls
-            .filter(|call| !call.starts_with("GET ") && !call.contains("bundles"))
+            .filter(|call| call.contains("/asks/") || call.starts_with("DELETE "))
             .map(|call| call.replace("/api/v0/", ""))
             .collect()
     }
@@ -309,6 +309,7 @@ fn market(request: &Recorded, landed: &Mutex<Vec<Value>>, take: &(impl Fn(u64) -
             }
             reply
         }
+        ("PUT", "instances") => ok(json!({"success": true})),
         ("DELETE", _) => {
             landed.lock().unwrap().clear();
             ok(json!({"success": true}))
@@ -328,7 +329,7 @@ async fn renting_takes_the_cheapest_near_the_standby_and_carries_the_label() {
     .await;
     assert_eq!(gpus(&market.server).rent(&wish()).await.unwrap(), vast(7011));
     let seen = market.server.seen();
-    let order = seen.last().unwrap().body.clone().unwrap();
+    let order = seen[2].body.clone().unwrap();
     assert_eq!(
         (&order["label"], &order["disk"], &order["image"]),
         (&json!(LABEL), &json!(72), &json!("vastai/base-image:x"))
@@ -343,9 +344,19 @@ async fn renting_takes_the_cheapest_near_the_standby_and_carries_the_label() {
         (&json!("bid"), &json!({"lte": 0.5}), &json!({"eq": true}))
     );
 
+    assert_eq!(
+        server_call(&seen[3]),
+        ("PUT /api/v0/instances/7011/".into(), Some(json!({"state": "running"}))),
+        "it may sit at `stopped`"
+    );
+
     // Again: it is there already.
     assert_eq!(gpus(&market.server).rent(&wish()).await.unwrap(), vast(7011));
     assert_eq!(market.taken().len(), 1, "the same wish was rented twice");
+}
+
+fn server_call(request: &Recorded) -> (String, Option<Value>) {
+    (format!("{} {}", request.method, request.path), request.body.clone())
 }
 
 #[tokio::test]
