@@ -2,6 +2,9 @@
 
 #[cfg(feature = "compute")]
 pub mod compute;
+#[cfg(test)]
+#[cfg(any(feature = "compute", feature = "vast"))]
+mod fake_server;
 #[cfg(any(feature = "compute", feature = "vast"))]
 mod http;
 #[cfg(feature = "vast")]

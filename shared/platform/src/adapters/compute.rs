@@ -11,6 +11,8 @@ mod look;
 mod order;
 mod owner;
 mod refusal;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod wire;
 
@@ -35,7 +37,7 @@ use calls::Calls;
 /// How to reach Compute Engine, and what all standbys have in common.
 #[derive(Debug, Clone)]
 pub struct ComputeSettings {
-    /// Where its API is, with `/compute/v1/`; `https`, or `http` on this machine.
+    /// Where its API is; `https`, or `http` on this machine. Without a path `/compute/v1/` is meant.
     pub base_url: String,
     /// The Google Cloud project.
     pub project: String,
@@ -148,7 +150,7 @@ impl ComputeEngine {
     /// [`ProviderError::Invalid`] naming the setting that is wrong.
     pub fn new(settings: ComputeSettings, tokens: Arc<dyn TokenSource>) -> Result<Self, ProviderError> {
         settings.check()?;
-        let http = Http::new("Compute Engine", &settings.base_url, settings.call_limit)?;
+        let http = Http::new("Compute Engine", &settings.base_url, settings.call_limit)?.below("compute/v1");
         let calls = Calls {
             http,
             tokens,

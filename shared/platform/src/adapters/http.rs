@@ -62,6 +62,15 @@ impl Http {
         Ok(Self { client, base })
     }
 
+    /// Puts the requests below this path, unless the base address names a path itself.
+    #[cfg(feature = "compute")]
+    pub(crate) fn below(mut self, path: &str) -> Self {
+        if self.base.path() == "/" {
+            self.base.set_path(path);
+        }
+        self
+    }
+
     /// Starts a request to the path below the base address. Every segment is percent-encoded.
     pub(crate) fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();

@@ -5,12 +5,16 @@
 
 mod account;
 mod calls;
+mod instance;
+mod keys;
 mod listing;
 mod market;
 mod pace;
 mod refusal;
 mod rent;
 mod status;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -26,13 +30,15 @@ use warmspare_domain::observed::{GpuSeen, PauseCause};
 use warmspare_domain::units::Timestamp;
 use warmspare_domain::warrant::ReleaseWarrant;
 
-pub use account::{Account, AttachedKey, RsyncModule, Webhook, WebhookWithSecret};
+pub use account::{Account, Webhook, WebhookWithSecret};
+pub use instance::RsyncModule;
+pub use keys::AttachedKey;
 pub use market::{Offer, OfferQuery, Terms};
 
 use crate::adapters::http::Http;
 use crate::ports::{Destroyed, GpuRow, Gpus, ProviderError, RentWish};
-use account::{call, instance_path};
-use calls::Calls;
+use calls::{Call, Calls};
+use instance::instance_path;
 use listing::{PAGE, garbled};
 use pace::{Endpoint, Pace};
 use refusal::Kind;
@@ -145,7 +151,7 @@ impl VastGpus {
         let body = json!({});
         match self
             .calls
-            .write(&call(
+            .write(&Call::new(
                 Endpoint::Destroy,
                 Method::DELETE,
                 instance_path(gpu),

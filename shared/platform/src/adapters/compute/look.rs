@@ -119,8 +119,13 @@ impl ComputeEngine {
             "getGuestAttributes",
         ];
         let query = [("queryPath", HOST_KEYS.to_owned())];
-        let attributes: Option<GuestAttributes> = found(self.calls.get(&path, &query).await, "guest attributes")?;
-        let published = attributes.and_then(published);
+        let attributes: GuestAttributes = match self.calls.get(&path, &query).await {
+            Ok(attributes) => attributes,
+            // Not published yet.
+            Err(refusal) if refusal.kind == Kind::NotFound => return Ok(None),
+            Err(refusal) => return Err(refusal.into_error("guest attributes")),
+        };
+        let published = published(attributes);
         let key = published.as_deref().and_then(host_key);
         if published.is_some() && key.is_none() {
             tracing::warn!(standby.name = %standby.name, "the machine published something that is no ed25519 host key");
@@ -129,11 +134,16 @@ impl ComputeEngine {
     }
 }
 
-fn found<T>(answer: Result<T, Refusal>, what: &str) -> Result<Option<T>, ProviderError> {
+/// `None` only when Google says that this very thing was not found: it says the same of a project or zone that does not exist, and then
+/// nothing is known about what is in it.
+fn found<T>(answer: Result<T, Refusal>, name: &str) -> Result<Option<T>, ProviderError> {
     match answer {
         Ok(found) => Ok(Some(found)),
-        Err(refusal) if refusal.kind == Kind::NotFound => Ok(None),
-        Err(refusal) => Err(refusal.into_error(what)),
+        Err(refusal) if refusal.kind == Kind::NotFound && refusal.words.contains(&format!("/{name}'")) => Ok(None),
+        Err(refusal) if refusal.kind == Kind::NotFound => Err(ProviderError::Invalid {
+            detail: format!("{}; check the project and the zone of {name}", refusal.words),
+        }),
+        Err(refusal) => Err(refusal.into_error(name)),
     }
 }
 

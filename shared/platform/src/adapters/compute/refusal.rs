@@ -80,7 +80,8 @@ impl Refusal {
             (_, "quotaExceeded") => Kind::Quota,
             (_, _) if is_capacity(reason) || (answer.status >= 500 && is_capacity(sentence)) => Kind::Capacity,
             (401 | 403, _) => Kind::Denied,
-            (404, _) => Kind::NotFound,
+            // A 404 without Google's own words comes from a wrong address: it must never pass for an absence.
+            (404, _) if error["message"].is_string() => Kind::NotFound,
             (409, "alreadyExists") => Kind::AlreadyExists,
             (409 | 412, _) | (400, "resourceNotReady" | "resourceInUseByAnotherResource") => Kind::NotReady,
             (408 | 500.., _) => Kind::NoAnswer,
@@ -241,12 +242,14 @@ mod tests {
         ] {
             assert_eq!(http(status, reason, message), kind, "{status} {reason}");
         }
-        let answer = Answer {
-            status: 502,
-            retry_after: None,
-            body: "<html>".into(),
-        };
-        assert_eq!(Refusal::check(&answer).unwrap_err().kind, Kind::NoAnswer);
+        for (status, kind) in [(502, Kind::NoAnswer), (404, Kind::Invalid)] {
+            let answer = Answer {
+                status,
+                retry_after: None,
+                body: "<html>".into(),
+            };
+            assert_eq!(Refusal::check(&answer).unwrap_err().kind, kind);
+        }
     }
 
     #[test]

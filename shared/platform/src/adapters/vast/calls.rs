@@ -34,6 +34,19 @@ pub(super) struct Call<'a> {
     pub(super) body: Option<&'a Value>,
 }
 
+impl<'a> Call<'a> {
+    /// A call without a query.
+    pub(super) fn new(endpoint: Endpoint, method: Method, path: String, body: Option<&'a Value>) -> Self {
+        Self {
+            endpoint,
+            method,
+            path,
+            query: &[],
+            body,
+        }
+    }
+}
+
 impl Calls {
     pub(super) fn new(http: Http, key: SecretString, pace: Pace) -> Self {
         Self { http, key, pace }
@@ -77,7 +90,9 @@ impl Calls {
         if let Some(body) = call.body {
             request = request.json(body);
         }
-        match self.http.send(request, &self.key).await {
+        let answer = self.http.send(request, &self.key).await;
+        self.pace.answered(call.endpoint);
+        match answer {
             Ok(answer) => Refusal::check(&answer),
             Err(no_answer) => Err(lost(no_answer)),
         }

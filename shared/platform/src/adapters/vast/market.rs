@@ -68,13 +68,7 @@ impl VastGpus {
     /// [`ProviderError::RateLimited`] until midnight UTC when the day's searches are used up.
     pub async fn search_offers(&self, query: &OfferQuery) -> Result<Vec<Offer>, ProviderError> {
         let body = search_body(query);
-        let call = Call {
-            endpoint: Endpoint::Search,
-            method: Method::POST,
-            path: "api/v0/bundles".to_owned(),
-            query: &[],
-            body: Some(&body),
-        };
+        let call = Call::new(Endpoint::Search, Method::POST, "api/v0/bundles".to_owned(), Some(&body));
         let answer = self.calls.read(&call).await;
         let mut answer = answer.map_err(|refusal| refusal.into_error("the market"))?;
         let Some(Value::Array(rows)) = answer.get_mut("offers").map(Value::take) else {

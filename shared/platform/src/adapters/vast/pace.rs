@@ -70,6 +70,14 @@ impl Pace {
         tokio::time::sleep_until(self.reserve(endpoint)).await;
     }
 
+    /// Counts the interval from the answer on: Vast counts from the request's arrival, which lies between its turn and its answer.
+    pub(super) fn answered(&self, endpoint: Endpoint) {
+        let free = Instant::now() + endpoint.interval().mul_f64(self.scale);
+        let mut next = self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let later = next.get(&endpoint).map_or(free, |known| (*known).max(free));
+        next.insert(endpoint, later);
+    }
+
     /// Waits as long as Vast said, in our own scale of time.
     pub(super) async fn pause(&self, duration: Duration) {
         tokio::time::sleep(duration.mul_f64(self.scale)).await;
@@ -94,6 +102,8 @@ mod tests {
         let first = pace.reserve(Endpoint::Rent);
         assert!(pace.reserve(Endpoint::Rent) - first >= Duration::from_millis(4500));
         assert!(pace.reserve(Endpoint::List) - first < Duration::from_millis(500));
+        pace.answered(Endpoint::Show);
+        assert!(pace.reserve(Endpoint::Show) - first >= Duration::from_millis(2000));
         let unpaced = Pace::new(0.0);
         let first = unpaced.reserve(Endpoint::Bid);
         assert!(unpaced.reserve(Endpoint::Bid) - first < Duration::from_millis(500));

@@ -122,7 +122,9 @@ fn kind(answer: &Answer, body: &Value, slug: &str, sentence: &str) -> Kind {
                 .or_else(|| seconds(body.get("retry_after")?.as_f64()?)),
         },
         (401 | 403, _) => Kind::Denied,
-        (_, "no_such_instance" | "no_such_ask" | "instances_not_found" | "invalid_id") => Kind::Gone,
+        // `no_such_instance`, `no_such_ask`, `no_such_ssh_key` and their kin.
+        (_, slug) if slug.starts_with("no_such_") => Kind::Gone,
+        (_, "instances_not_found" | "invalid_id") => Kind::Gone,
         (400, _) if says("lack credit") => Kind::NoCredit,
         (200..=299, _) if says("already associated") => Kind::AlreadyThere,
         (410, _) => Kind::Gone,
@@ -188,6 +190,11 @@ mod tests {
             (
                 404,
                 r#"{"success":false,"error":"no_such_ask","msg":"No ask by id 5 is available."}"#,
+                Kind::Gone,
+            ),
+            (
+                404,
+                r#"{"success":false,"error":"no_such_ssh_key","msg":"x"}"#,
                 Kind::Gone,
             ),
             (

@@ -27,6 +27,15 @@ enum Taken {
 
 impl VastGpus {
     pub(super) async fn rent_or_find(&self, wish: &RentWish) -> Result<GpuId, ProviderError> {
+        let gpu = self.rented(wish).await?;
+        // A fresh instance sometimes sits at `stopped` until it is told again (`vast-api.md` §5); for all others this changes nothing.
+        if let Err(error) = self.start(gpu).await {
+            tracing::debug!(gpu.id = %gpu, error = %error, "a rented GPU was not told to start again");
+        }
+        Ok(gpu)
+    }
+
+    async fn rented(&self, wish: &RentWish) -> Result<GpuId, ProviderError> {
         let label = wish.label.to_string();
         if let Some(gpu) = self.labelled(&label).await? {
             tracing::info!(gpu.id = %gpu, "found the GPU that was rented for this wish before");
@@ -68,13 +77,12 @@ impl VastGpus {
 
     async fn take(&self, offer: &Offer, wish: &RentWish, label: &str) -> Result<Taken, ProviderError> {
         let body = self.order(offer, wish, label);
-        let call = Call {
-            endpoint: Endpoint::Rent,
-            method: Method::PUT,
-            path: format!("api/v0/asks/{}", offer.id),
-            query: &[],
-            body: Some(&body),
-        };
+        let call = Call::new(
+            Endpoint::Rent,
+            Method::PUT,
+            format!("api/v0/asks/{}", offer.id),
+            Some(&body),
+        );
         match self.calls.write(&call).await {
             Ok(answer) => match as_id(&answer["new_contract"]) {
                 Some(contract) => Ok(Taken::Yes(GpuId::vast(contract))),
