@@ -1,0 +1,169 @@
+//! Tying the standby to a GPU.
+
+use warmspare_domain::halt::HaltReason;
+use warmspare_wire::agent::{Accept, Bind, Halt};
+
+use crate::clock;
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+use crate::source::{self, Look, Marker, MarkerFound, RsyncThere, Tree};
+use crate::ssh::{self, Machine};
+use crate::state::{self, BindingFile, REQUEST_LOCK};
+use crate::sync;
+
+/// Whether this bind may find the tree unmarked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Contact {
+    /// The first bind of this association's epoch.
+    First,
+    /// The tree was marked under this epoch before.
+    Again,
+}
+
+/// Pins the GPU's host key, writes the marker into its tree, and remembers it as the source of the passes to come.
+///
+/// # Errors
+/// When the standby serves another association or a later epoch, a guard objects, or the GPU cannot be reached or has no rsync.
+/// The binding is then as it was.
+pub fn bind(dir: &DataDir, bind: &Bind) -> Result<(), AgentError> {
+    check(bind)?;
+    let before = dir.binding()?;
+    let contact = check_fencing(before.as_ref(), bind)?;
+    ssh::identity(dir)?;
+    let machine = Machine::new(dir, &bind.source, bind.association, bind.epoch)?;
+    match reach(&machine, bind, contact) {
+        Err(error) => {
+            note_halt(dir, &error)?;
+            Err(error)
+        }
+        Ok(()) => remember(dir, bind),
+    }
+}
+
+fn check(bind: &Bind) -> Result<(), AgentError> {
+    source::check_path(&bind.source_path)?;
+    if !(1..=100).contains(&bind.max_deleted_percent) {
+        return Err(AgentError::BadRequest("max_deleted_percent is not 1 to 100".into()));
+    }
+    if bind
+        .excludes
+        .iter()
+        .any(|pattern| pattern.is_empty() || pattern.contains('\0'))
+    {
+        return Err(AgentError::BadRequest(
+            "an exclude pattern is empty or holds a zero byte".into(),
+        ));
+    }
+    Ok(())
+}
+
+fn check_fencing(before: Option<&BindingFile>, bind: &Bind) -> Result<Contact, AgentError> {
+    let Some(before) = before else {
+        return Ok(Contact::First);
+    };
+    if before.association() != bind.association {
+        return Err(AgentError::ForeignAssociation {
+            bound: before.association(),
+            asked: bind.association,
+        });
+    }
+    if bind.epoch < before.epoch() {
+        return Err(AgentError::StaleEpoch {
+            asked: bind.epoch,
+            current: before.epoch(),
+        });
+    }
+    let same_tree = bind.epoch == before.epoch() && bind.source_path == before.bind.source_path;
+    Ok(if same_tree { Contact::Again } else { Contact::First })
+}
+
+fn reach(machine: &Machine, bind: &Bind, contact: Contact) -> Result<(), AgentError> {
+    if bind.accept == Accept::SourceAsItIs {
+        machine.disconnect();
+        machine.unpin()?;
+    }
+    machine.pin()?;
+    machine.connect()?;
+    let look = source::look(machine, &bind.source_path)?;
+    if look.rsync == RsyncThere::Missing {
+        return Err(source::no_rsync(machine));
+    }
+    let ours = Marker {
+        schema: source::SCHEMA,
+        association: bind.association,
+        epoch: bind.epoch,
+    };
+    if needs_marker(&look, ours, bind.accept, contact)? {
+        source::mark(machine, &bind.source_path, ours)?;
+    }
+    Ok(())
+}
+
+fn needs_marker(look: &Look, ours: Marker, accept: Accept, contact: Contact) -> Result<bool, AgentError> {
+    let halted = |reason, detail: &str| {
+        Err(AgentError::Halted {
+            reason,
+            detail: detail.to_owned(),
+        })
+    };
+    let marker = match &look.tree {
+        Tree::Directory { marker, .. } => *marker,
+        Tree::Gone => MarkerFound::Missing,
+        Tree::NotADirectory => return halted(HaltReason::RootChangedType, "the path is not a directory"),
+        Tree::Closed => return halted(HaltReason::RootChangedType, "the login may not enter the directory"),
+    };
+    match (marker, accept, contact) {
+        (MarkerFound::Is(found), _, _) if found == ours => Ok(false),
+        (_, Accept::SourceAsItIs, _) | (MarkerFound::Missing, Accept::Nothing, Contact::First) => Ok(true),
+        (MarkerFound::Is(found), Accept::Nothing, _)
+            if found.association == ours.association && found.epoch < ours.epoch =>
+        {
+            Ok(true)
+        }
+        (MarkerFound::Missing, Accept::Nothing, Contact::Again) => halted(
+            HaltReason::MarkerMissing,
+            "this epoch marked the directory before, and the marker is gone",
+        ),
+        (MarkerFound::Is(_) | MarkerFound::Unreadable, Accept::Nothing, _) => halted(
+            HaltReason::MarkerForeign,
+            "the directory carries the marker of another association or of a later epoch",
+        ),
+    }
+}
+
+fn note_halt(dir: &DataDir, error: &AgentError) -> Result<(), AgentError> {
+    let AgentError::Halted { reason, detail } = error else {
+        return Ok(());
+    };
+    sync::update(dir, |state| {
+        state.halt = Some(Halt {
+            at: clock::now(),
+            reason: *reason,
+            detail: detail.clone(),
+        });
+    })
+}
+
+fn remember(dir: &DataDir, bind: &Bind) -> Result<(), AgentError> {
+    let _decision = dir.lock_briefly(REQUEST_LOCK)?;
+    let before = dir.binding()?;
+    // Another bind may have come in meanwhile; the later epoch stays.
+    check_fencing(before.as_ref(), bind)?;
+    let another_gpu = before.as_ref().is_none_or(|before| before.epoch() != bind.epoch);
+    let accepted = bind.accept == Accept::SourceAsItIs;
+    let unchanged = before.as_ref().is_some_and(|before| before.bind == *bind);
+    if !unchanged || accepted {
+        dir.save_binding(&BindingFile {
+            schema: state::SCHEMA,
+            bind: bind.clone(),
+            revision: before.map_or(0, |before| before.revision) + 1,
+        })?;
+    }
+    if another_gpu || accepted {
+        sync::update(dir, |state| {
+            state.halt = None;
+            state.deletions_accepted = accepted;
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! `incoming/`: where a pass grows until it is complete, prepared so that nothing done in it reaches a recovery point.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+use crate::process;
+use crate::recovery_points::{Sharing, discard, make_subvolume, tree_of};
+use crate::ssh::last_words;
+use crate::state::{IncomingFile, PointFile, Touched};
+use crate::tree;
+
+/// Putting one file or directory back; the largest takes its copying time.
+const COPY_LIMIT: Duration = Duration::from_secs(3600);
+
+/// `incoming/`, ready for rsync.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The directory.
+    pub path: PathBuf,
+    /// How it shares with its base.
+    pub sharing: Sharing,
+    /// What it starts from.
+    pub start: Start,
+    /// The base's files.
+    pub base: Option<PathBuf>,
+    /// Whether the base has, or the directory may have, files with two names.
+    pub hard_links: bool,
+}
+
+/// What a pass starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Exactly its base: what rsync changes is the difference between the base and the GPU.
+    Fresh,
+    /// The remains of a pass that broke off.
+    Resumed,
+}
+
+impl Incoming {
+    /// Prepares the directory for a pass on top of `base`. The caller holds the pass lock.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub fn prepare(dir: &DataDir, base: Option<&PointFile>) -> Result<Self, AgentError> {
+        let base_tree = base.map(|point| tree_of(dir, &point.point.id));
+        let sharing = Sharing::choose(dir, base_tree.as_deref());
+        let noted = IncomingFile {
+            base: base.map(|point| point.point.id.clone()),
+            touched: Touched::Yes,
+        };
+        let start = match usable(dir, &noted, sharing)? {
+            Some(start) => start,
+            None => make(dir, base_tree.as_deref(), sharing)?,
+        };
+        let mut incoming = Self {
+            path: dir.incoming(),
+            sharing,
+            start,
+            base: base_tree,
+            hard_links: base.is_some_and(|point| point.hard_links),
+        };
+        dir.save_incoming_file(&noted)?;
+        if start == Start::Resumed {
+            incoming.disarm()?;
+        }
+        Ok(incoming)
+    }
+
+    /// Whether rsync may rewrite files in place: only where no second name and no recovery point would feel it.
+    #[must_use]
+    pub fn may_write_in_place(&self) -> bool {
+        self.sharing == Sharing::Snapshots && self.base.is_some() && !self.hard_links
+    }
+
+    /// Puts back the base's version of files that the GPU could not give whole. Answers those that could not be placed.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub fn put_back(&self, names: &[PathBuf]) -> Result<Vec<PathBuf>, AgentError> {
+        let mut lost = Vec::new();
+        for name in names {
+            let Some(here) = tree::inside(&self.path, name) else {
+                lost.push(name.clone());
+                continue;
+            };
+            let before = self.base.as_deref().and_then(|base| tree::inside(base, name));
+            let before = before.filter(|path| fs::symlink_metadata(path).is_ok());
+            self.put_back_one(before.as_deref(), &here)?;
+        }
+        Ok(lost)
+    }
+
+    fn put_back_one(&self, before: Option<&Path>, here: &Path) -> Result<(), AgentError> {
+        let io = |error| AgentError::io("put back a file's last good version", error);
+        let found = fs::symlink_metadata(here).ok();
+        let is_directory = found.as_ref().is_some_and(fs::Metadata::is_dir);
+        // Written in place, a file that broke off is neither old nor new. Elsewhere rsync never let it become visible.
+        if found.is_some() && !is_directory && !self.may_write_in_place() {
+            return Ok(());
+        }
+        if is_directory {
+            tree::remove(here).map_err(io)?;
+        } else if found.is_some() {
+            fs::remove_file(here).map_err(io)?;
+        }
+        let Some(before) = before else {
+            return Ok(());
+        };
+        let share = match self.sharing {
+            Sharing::Snapshots => "--reflink=auto",
+            Sharing::HardLinks => "--link",
+        };
+        let done = process::run(
+            Command::new("cp")
+                .args(["--archive", "--no-target-directory", share, "--"])
+                .args([before, here]),
+            b"",
+            COPY_LIMIT,
+        )?;
+        match done.code {
+            Some(0) => Ok(()),
+            _ if done.stderr.contains("No space left") => Err(AgentError::DiskFull),
+            _ => Err(io(std::io::Error::other(last_words(&done.stderr)))),
+        }
+    }
+
+    fn disarm(&mut self) -> Result<(), AgentError> {
+        let io = |error| AgentError::io("take up the pass that broke off", error);
+        match (self.sharing, &self.base) {
+            // rsync changes modes and times of files that are already here, and these may be the base's own.
+            (Sharing::HardLinks, Some(base)) => tree::unshare(&self.path, base).map_err(io),
+            (Sharing::Snapshots, _) => {
+                self.hard_links |= tree::census(&self.path).map_err(io)?.hard_links;
+                Ok(())
+            }
+            (Sharing::HardLinks, None) => Ok(()),
+        }
+    }
+}
+
+/// Moves `incoming/` out of the way: it must not become a recovery point, or fills the disk.
+///
+/// # Errors
+/// When it cannot be moved.
+pub fn give_up(dir: &DataDir) -> Result<(), AgentError> {
+    discard(dir, &dir.incoming())
+}
+
+fn usable(dir: &DataDir, wanted: &IncomingFile, sharing: Sharing) -> Result<Option<Start>, AgentError> {
+    let here = fs::symlink_metadata(dir.incoming()).is_ok_and(|found| found.is_dir());
+    let noted = dir.incoming_file()?.filter(|noted| here && noted.base == wanted.base);
+    Ok(match (noted.map(|noted| noted.touched), sharing) {
+        (Some(Touched::Yes), _) => Some(Start::Resumed),
+        (Some(Touched::No), Sharing::Snapshots) => Some(Start::Fresh),
+        (Some(Touched::No), Sharing::HardLinks) | (None, _) => None,
+    })
+}
+
+fn make(dir: &DataDir, base: Option<&Path>, sharing: Sharing) -> Result<Start, AgentError> {
+    let path = dir.incoming();
+    discard(dir, &path)?;
+    let io = |error| AgentError::io("make the directory for the pass", error);
+    match sharing {
+        Sharing::Snapshots => make_subvolume(base, &path)?,
+        Sharing::HardLinks => {
+            DirBuilder::new().mode(0o700).create(&path).map_err(io)?;
+            if let Some(base) = base {
+                // So that rsync reports the root only when it really changed.
+                tree::copy_attributes(base, &path).map_err(io)?;
+            }
+        }
+    }
+    Ok(Start::Fresh)
+}

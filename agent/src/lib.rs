@@ -1,0 +1,32 @@
+//! The program on a standby: pulls the GPU's files with rsync over SSH, keeps recovery points, restores and verifies them.
+//!
+//! # Guarantees
+//! - A pass is complete or it did not happen: rsync fills `incoming/`, guards judge it, and only then it becomes a recovery point.
+//! - Nothing that a GPU does or serves alters or removes a recovery point; only thinning removes one, and never the newest.
+//! - A kill at any instant, of any process, leaves a state that the next call reads and carries on from.
+
+#![cfg_attr(not(test), warn(clippy::expect_used))]
+
+pub mod bind;
+pub mod call;
+pub mod clock;
+pub mod data_dir;
+pub mod download;
+pub mod error;
+pub mod guard;
+pub mod incoming;
+pub mod pass;
+pub mod process;
+pub mod recovery_points;
+pub mod restore;
+pub mod rsync;
+pub mod rsync_output;
+pub mod source;
+pub mod ssh;
+pub mod state;
+pub mod status;
+pub mod sync;
+pub mod terminal;
+pub mod thin;
+pub mod tree;
+pub mod verify;

@@ -1,0 +1,236 @@
+//! The command line of the agent.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use warmspare_agent::data_dir::DataDir;
+use warmspare_agent::error::AgentError;
+use warmspare_agent::terminal::{self, Format};
+use warmspare_agent::{call, download, process, restore, sync};
+use warmspare_domain::ids::{Epoch, RecoveryPointId};
+use warmspare_domain::units::Timestamp;
+use warmspare_wire::agent::{Host, PointChoice, Request, Restore, Sync, Urgency};
+
+/// Keeps a GPU's files on a standby: pulls them, keeps recovery points, restores and verifies them.
+#[derive(Parser)]
+#[command(name = "warmspare-agent", version)]
+struct Cli {
+    /// The agent's directory.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/warmspare", global = true)]
+    data: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Reads one call as JSON on standard input and prints one answer.
+    Call,
+    /// Runs a pass, or waits for the one under way.
+    Sync {
+        /// A pass under way is not enough: start one more after it.
+        #[arg(long)]
+        last_gasp: bool,
+        /// How long to wait for the end.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        wait: u64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Says how the standby stands.
+    Status(Output),
+    /// Lists the recovery points, oldest first.
+    RecoveryPoints(Output),
+    /// Pushes a recovery point to a host and verifies it there; again to resume.
+    Restore {
+        #[command(flatten)]
+        target: Target,
+        /// The directory there.
+        #[arg(long, value_name = "PATH")]
+        path: String,
+        #[command(flatten)]
+        which: Which,
+        /// The epoch that the host will have; the next one unless given.
+        #[arg(long, value_name = "NUMBER", value_parser = read_epoch)]
+        epoch: Option<Epoch>,
+        /// How long to wait for the end.
+        #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+        wait: u64,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Compares a recovery point with a host, every byte; with the bound GPU unless another is named.
+    Verify {
+        /// The host, as user@address:port.
+        #[arg(long, value_name = "HOST", value_parser = read_host)]
+        host: Option<Host>,
+        /// The directory there.
+        #[arg(long, value_name = "PATH")]
+        path: Option<String>,
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        output: Output,
+    },
+    #[command(name = sync::WORKER, hide = true)]
+    PassWorker,
+    #[command(name = restore::WORKER, hide = true)]
+    RestoreWorker,
+    #[command(name = process::TIED, hide = true)]
+    Tied {
+        parent: u32,
+        program: OsString,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    #[command(name = download::SERVE, hide = true)]
+    ServeDownload { point: RecoveryPointId, until: Timestamp },
+}
+
+#[derive(Args)]
+struct Output {
+    /// Print one JSON answer instead of words.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Which {
+    /// The recovery point; the latest unless given.
+    #[arg(long = "point", value_name = "ID")]
+    point: Option<RecoveryPointId>,
+}
+
+#[derive(Args)]
+struct Target {
+    /// The host, as user@address:port.
+    #[arg(long = "to", value_name = "HOST", value_parser = read_host)]
+    host: Host,
+}
+
+fn main() -> ExitCode {
+    let Cli { data, verb } = Cli::parse();
+    // Workers change directory; a relative name must keep its meaning.
+    let data = std::path::absolute(&data).unwrap_or(data);
+    run(data, verb)
+}
+
+fn run(data: PathBuf, verb: Verb) -> ExitCode {
+    match verb {
+        Verb::Call => answer_call(&data),
+        Verb::Sync {
+            last_gasp,
+            wait,
+            output,
+        } => {
+            let request = Request::Sync(Sync {
+                epoch: terminal::bound_epoch(&data),
+                urgency: if last_gasp { Urgency::LastGasp } else { Urgency::Due },
+                wait_ms: wait.saturating_mul(1000),
+            });
+            terminal::show(&data, &request, output.format()).into()
+        }
+        Verb::Status(output) => terminal::show(&data, &Request::Status, output.format()).into(),
+        Verb::RecoveryPoints(output) => terminal::show(&data, &Request::RecoveryPoints, output.format()).into(),
+        Verb::Restore {
+            target,
+            path,
+            which,
+            epoch,
+            wait,
+            output,
+        } => {
+            let next = || terminal::bound_epoch(&data).next();
+            let request = Request::Restore(Restore {
+                epoch: epoch.unwrap_or_else(next),
+                point: which.choice(),
+                target: target.host,
+                target_path: path,
+                wait_ms: wait.saturating_mul(1000),
+            });
+            terminal::show(&data, &request, output.format()).into()
+        }
+        Verb::Verify {
+            host,
+            path,
+            which,
+            output,
+        } => {
+            let (host, path) = (host.as_ref(), path.as_deref());
+            terminal::verify(&data, &which.choice(), host, path, output.format()).into()
+        }
+        Verb::PassWorker => worker(&data, sync::work),
+        Verb::RestoreWorker => worker(&data, restore::work),
+        Verb::Tied {
+            parent,
+            program,
+            arguments,
+        } => {
+            let error = process::become_tied(parent, &program, &arguments);
+            eprintln!("rsync error: cannot start {}: {error}", program.display());
+            ExitCode::from(127)
+        }
+        Verb::ServeDownload { point, until } => {
+            let refusal = DataDir::open(&data).map(|dir| download::serve(&dir, &point, until));
+            eprintln!("{}", refusal.unwrap_or_else(|error| error.message()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn answer_call(data: &std::path::Path) -> ExitCode {
+    let answer = call::answer_from(data, io::stdin().lock());
+    let printed = serde_json::to_vec(&answer).map_err(io::Error::from).and_then(|bytes| {
+        io::stdout()
+            .lock()
+            .write_all(&bytes)
+            .and_then(|()| io::stdout().lock().write_all(b"\n"))
+    });
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cannot answer: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn worker(data: &std::path::Path, work: fn(&DataDir) -> Result<(), AgentError>) -> ExitCode {
+    match DataDir::open(data).and_then(|dir| work(&dir)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}", error.message());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read_host(text: &str) -> Result<Host, String> {
+    let wrong = || "write it as user@address:port".to_owned();
+    let (user, rest) = text.split_once('@').ok_or_else(wrong)?;
+    let (address, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
+    Ok(Host {
+        address: address.trim_start_matches('[').trim_end_matches(']').to_owned(),
+        port: port.parse().map_err(|_| wrong())?,
+        user: user.to_owned(),
+    })
+}
+
+fn read_epoch(text: &str) -> Result<Epoch, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+impl Output {
+    fn format(&self) -> Format {
+        if self.json { Format::Json } else { Format::Words }
+    }
+}
+
+impl Which {
+    fn choice(&self) -> PointChoice {
+        self.point.clone().map_or(PointChoice::Latest, PointChoice::Id)
+    }
+}

@@ -1,0 +1,182 @@
+//! Starting programs: with a deadline, tied to our life, or detached from it.
+
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+
+/// This program, also after a newer one was put in its place.
+pub const SELF: &str = "/proc/self/exe";
+
+/// The hidden verb that ties a program's life to its parent's.
+pub const TIED: &str = "tied";
+
+/// What a program that ended left.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error, as text.
+    pub stderr: String,
+}
+
+/// Runs a program to its end, or kills it at the deadline.
+///
+/// # Errors
+/// When it cannot be started, or does not end in time.
+pub fn run(command: &mut Command, input: &[u8], deadline: Duration) -> Result<Finished, AgentError> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| cannot_start(&name, error))?;
+    let stdin = child.stdin.take();
+    let input = input.to_vec();
+    let writer = thread::spawn(move || stdin.map(|mut pipe| pipe.write_all(&input)));
+    let stdout = drain(child.stdout.take());
+    let stderr = drain(child.stderr.take());
+    let status = wait_until(&mut child, Instant::now() + deadline)?;
+    if status.is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let _ = writer.join();
+    let stdout = stdout.join().unwrap_or_default();
+    let stderr = String::from_utf8_lossy(&stderr.join().unwrap_or_default()).into_owned();
+    let Some(status) = status else {
+        return Err(AgentError::Interrupted(format!(
+            "{name} did not end within {} s",
+            deadline.as_secs()
+        )));
+    };
+    Ok(Finished {
+        code: status.code(),
+        stdout,
+        stderr,
+    })
+}
+
+/// Waits for a child, but not for ever.
+///
+/// # Errors
+/// When the system cannot tell.
+pub fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<std::process::ExitStatus>, AgentError> {
+    let mut pause = Duration::from_micros(500);
+    loop {
+        let status = child
+            .try_wait()
+            .map_err(|error| AgentError::io("wait for a program", error))?;
+        if status.is_some() || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(pipe) = pipe {
+            // A hostile machine may send without end.
+            let _ = pipe.take(1 << 20).read_to_end(&mut bytes);
+        }
+        bytes
+    })
+}
+
+/// The outcome when a program cannot be started.
+pub fn cannot_start(name: &str, error: std::io::Error) -> AgentError {
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return AgentError::io(format!("start {name}"), error);
+    }
+    let (program, remedy) = match name {
+        "ssh" | "ssh-keygen" => ("ssh", "apt-get install openssh-client"),
+        "btrfs" => ("btrfs", "apt-get install btrfs-progs"),
+        _ => ("rsync", "apt-get install rsync"),
+    };
+    AgentError::ProgramMissing {
+        program,
+        place: "the standby".into(),
+        remedy,
+    }
+}
+
+/// A command whose program dies with this process, so that a killed worker leaves no rsync that goes on writing.
+pub fn tied(program: &str) -> Command {
+    let mut command = Command::new(SELF);
+    command.arg(TIED).arg(std::process::id().to_string()).arg(program);
+    command
+}
+
+/// Becomes the program, after asking the kernel to end it when `parent` ends. Returns only when that fails.
+pub fn become_tied(parent: u32, program: &OsStr, arguments: &[std::ffi::OsString]) -> std::io::Error {
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
+        return error.into();
+    }
+    let alive = rustix::process::getppid().map(Pid::as_raw_nonzero);
+    if alive.map(|pid| pid.get().unsigned_abs()) != Some(parent) {
+        return std::io::Error::other("the worker is gone");
+    }
+    Command::new(program).args(arguments).exec()
+}
+
+/// Asks a program to end, and makes it.
+pub fn stop(child: &mut Child) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
+    }
+    if !matches!(wait_until(child, Instant::now() + Duration::from_secs(3)), Ok(Some(_))) {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Starts one of our hidden verbs in a session of its own, so that it outlives the caller's connection.
+///
+/// # Errors
+/// When the log cannot be opened or the process not started.
+pub fn detach(dir: &DataDir, verb: &str) -> Result<Child, AgentError> {
+    let path = dir.logs().join(format!("{verb}.log"));
+    // A log that nobody reads must not fill the data disk.
+    let keep = std::fs::metadata(&path).is_ok_and(|log| log.len() < 1 << 20);
+    let log = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .append(keep)
+        .truncate(!keep)
+        .open(&path)
+        .map_err(|error| AgentError::io(format!("open {}", path.display()), error))?;
+    let twin = log
+        .try_clone()
+        .map_err(|error| AgentError::io("share the log", error))?;
+    Command::new(SELF)
+        .arg("--data")
+        .arg(dir.root())
+        .arg(verb)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(twin)
+        .spawn()
+        .map_err(|error| AgentError::io("start a worker", error))
+}
+
+/// Leaves the caller's session: its end, or its terminal's, no longer reaches this process.
+pub fn leave_session() {
+    // It fails only for a process that leads its group already, which then has its own session's fate anyway.
+    let _ = rustix::process::setsid();
+}

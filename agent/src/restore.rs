@@ -1,0 +1,312 @@
+//! Pushing a recovery point to a host and proving that it arrived.
+
+use std::fs::File;
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use warmspare_domain::ids::AssociationId;
+use warmspare_domain::units::Bytes;
+use warmspare_wire::agent::{Progress, Restore, RestoreActivity, RestoreStep};
+
+use crate::clock;
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+use crate::process;
+use crate::recovery_points::{self, tree_of};
+use crate::rsync::{Transfer, Wish};
+use crate::source;
+use crate::ssh::Machine;
+use crate::state::{self, BindingFile, PointFile, REQUEST_LOCK, RESTORE_LOCK, RestoreFile, RestoreStage};
+use crate::verify;
+
+/// The hidden verb of the worker.
+pub const WORKER: &str = "restore-worker";
+
+/// How often a waiting caller looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Starts a restore, resumes it, or reports the one under way; waits for its end, at most as long as the request says.
+///
+/// # Errors
+/// When nothing is bound, the epoch is lower than the one bound or being restored, or no recovery point fits.
+pub fn request(dir: &DataDir, restore: &Restore) -> Result<(), AgentError> {
+    let until = Instant::now() + Duration::from_millis(restore.wait_ms);
+    let attempt = accept(dir, restore)?;
+    let mut worker: Option<Child> = None;
+    let mut started = 0;
+    loop {
+        let job = dir.restore_file()?;
+        let running = job.is_some_and(|job| job.attempt == attempt && matches!(job.stage, RestoreStage::Running(_)));
+        if !running {
+            return Ok(());
+        }
+        let alive = worker
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        if !alive && started < 3 && !dir.is_locked(RESTORE_LOCK)? {
+            worker = Some(process::detach(dir, WORKER)?);
+            started += 1;
+        }
+        if Instant::now() >= until {
+            return Ok(());
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Stores the job and answers its attempt number.
+fn accept(dir: &DataDir, restore: &Restore) -> Result<u64, AgentError> {
+    source::check_path(&restore.target_path)?;
+    let binding = dir.binding()?.ok_or(AgentError::NotBound)?;
+    // The address is checked before anything is stored.
+    Machine::new(dir, &restore.target, binding.association(), restore.epoch)?;
+    let _decision = dir.lock_briefly(REQUEST_LOCK)?;
+    let before = dir.restore_file()?;
+    check_epoch(&binding, before.as_ref(), restore)?;
+    let (attempt, same) = match before {
+        Some(job) => (job.attempt, Some(job).filter(|job| is_same(job, restore))),
+        None => (0, None),
+    };
+    let job = match same {
+        Some(job) if !matches!(job.stage, RestoreStage::Failed { .. }) => return Ok(job.attempt),
+        Some(job) => RestoreFile {
+            attempt: attempt + 1,
+            stage: RestoreStage::Running(RestoreStep::Copying),
+            ..job
+        },
+        None => RestoreFile {
+            schema: state::SCHEMA,
+            attempt: attempt + 1,
+            epoch: restore.epoch,
+            point: recovery_points::choose(dir, &restore.point)?.point.id,
+            target: restore.target.clone(),
+            target_path: restore.target_path.clone(),
+            started_at: clock::now(),
+            stage: RestoreStage::Running(RestoreStep::Copying),
+        },
+    };
+    dir.note_restore_progress(&Progress::default())?;
+    dir.save_restore_file(&job)?;
+    Ok(job.attempt)
+}
+
+fn check_epoch(binding: &BindingFile, before: Option<&RestoreFile>, restore: &Restore) -> Result<(), AgentError> {
+    let current = before.map_or(binding.epoch(), |job| job.epoch.max(binding.epoch()));
+    if restore.epoch < current {
+        return Err(AgentError::StaleEpoch {
+            asked: restore.epoch,
+            current,
+        });
+    }
+    Ok(())
+}
+
+fn is_same(job: &RestoreFile, restore: &Restore) -> bool {
+    use warmspare_wire::agent::PointChoice;
+    let point = match &restore.point {
+        // The latest when the job began: a resumed job must not change its mind half-way.
+        PointChoice::Latest => true,
+        PointChoice::Id(id) => *id == job.point,
+    };
+    point && job.epoch == restore.epoch && job.target == restore.target && job.target_path == restore.target_path
+}
+
+/// The job as the world is told.
+///
+/// # Errors
+/// When the recovery point's figures cannot be read.
+pub fn activity(dir: &DataDir, job: RestoreFile) -> Result<RestoreActivity, AgentError> {
+    let point = recovery_points::list(dir)?
+        .into_iter()
+        .find(|point| point.point.id == job.point);
+    let (files, bytes) = point.map_or((0, Bytes(0)), |point| (point.point.files, point.point.bytes));
+    Ok(match job.stage {
+        RestoreStage::Running(step) => {
+            if !dir.is_locked(RESTORE_LOCK)? && !is_young(dir, &job) {
+                return Ok(RestoreActivity::Failed {
+                    epoch: job.epoch,
+                    at: clock::now(),
+                    message: AgentError::Interrupted("the restore was killed; ask for it again".into()).message(),
+                });
+            }
+            RestoreActivity::Running {
+                epoch: job.epoch,
+                point: job.point,
+                step,
+                started_at: job.started_at,
+                progress: Progress {
+                    bytes_total: bytes,
+                    files_total: files,
+                    ..dir.restore_progress()
+                },
+            }
+        }
+        RestoreStage::Verified { ended_at } => {
+            let proof = dir.read_json::<Proof>(&dir.file("restore-proof.json"))?;
+            let (files, bytes) = proof.map_or((files, bytes), |proof| (proof.files, proof.bytes));
+            RestoreActivity::Verified {
+                epoch: job.epoch,
+                point: job.point,
+                started_at: job.started_at,
+                ended_at,
+                files,
+                bytes,
+            }
+        }
+        RestoreStage::Failed { at, message } => RestoreActivity::Failed {
+            epoch: job.epoch,
+            at,
+            message,
+        },
+    })
+}
+
+/// A job whose worker has not taken its lock yet.
+fn is_young(dir: &DataDir, job: &RestoreFile) -> bool {
+    let written = std::fs::metadata(dir.file("restore.json")).and_then(|found| found.modified());
+    let age = written.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
+    let begun = dir.read_json::<u64>(&dir.file("restore-worker.json")).ok().flatten();
+    begun != Some(job.attempt) && age < Duration::from_secs(5)
+}
+
+/// What was verified. It outlives the recovery point, which may be thinned out afterwards.
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
+struct Proof {
+    files: u64,
+    bytes: Bytes,
+}
+
+/// The worker: runs the stored job, and the one that replaces it meanwhile.
+///
+/// # Errors
+/// When the disk fails so that not even a failure can be noted.
+pub fn work(dir: &DataDir) -> Result<(), AgentError> {
+    process::leave_session();
+    let Some(lock) = dir.try_lock(RESTORE_LOCK)? else {
+        return Ok(());
+    };
+    loop {
+        let decision = dir.lock_briefly(REQUEST_LOCK)?;
+        let job = dir.restore_file()?;
+        let Some(job) = job.filter(|job| matches!(job.stage, RestoreStage::Running(_))) else {
+            // Released together: a job stored from now on finds the lock free.
+            drop(lock);
+            drop(decision);
+            return Ok(());
+        };
+        drop(decision);
+        dir.write_json(&dir.file("restore-worker.json"), &job.attempt)?;
+        let outcome = Job::new(dir, &lock, &job).and_then(|run| run.run());
+        let stage = match outcome {
+            Ok(()) => RestoreStage::Verified { ended_at: clock::now() },
+            Err(error) => {
+                eprintln!("{} restore: {}", clock::now(), error.message());
+                RestoreStage::Failed {
+                    at: clock::now(),
+                    message: error.message(),
+                }
+            }
+        };
+        note(dir, job.attempt, stage)?;
+    }
+}
+
+fn note(dir: &DataDir, attempt: u64, stage: RestoreStage) -> Result<(), AgentError> {
+    let _decision = dir.lock_briefly(REQUEST_LOCK)?;
+    match dir.restore_file()? {
+        Some(job) if job.attempt == attempt => dir.save_restore_file(&RestoreFile { stage, ..job }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+struct Job<'a> {
+    dir: &'a DataDir,
+    lock: &'a File,
+    job: &'a RestoreFile,
+    point: PointFile,
+    machine: Machine,
+}
+
+impl<'a> Job<'a> {
+    fn new(dir: &'a DataDir, lock: &'a File, job: &'a RestoreFile) -> Result<Self, AgentError> {
+        let choice = warmspare_wire::agent::PointChoice::Id(job.point.clone());
+        Ok(Self {
+            dir,
+            lock,
+            job,
+            point: recovery_points::choose(dir, &choice)?,
+            machine: Machine::new(dir, &job.target, association(dir)?, job.epoch)?,
+        })
+    }
+
+    fn run(&self) -> Result<(), AgentError> {
+        self.machine.pin()?;
+        self.machine.connect()?;
+        source::make_target(&self.machine, &self.job.target_path)?;
+        self.copy(None)?;
+        let differences = self.compare()?;
+        if differences.count > 0 {
+            // Something of the same size and time was there before, with other content: only reading it tells.
+            self.copy(Some("--checksum"))?;
+            let left = self.compare()?;
+            if left.count > 0 {
+                return Err(AgentError::Rsync(format!(
+                    "{} entries on the target differ from the recovery point after copying, for example {}; is something writing there?",
+                    left.count, left.examples
+                )));
+            }
+        }
+        let proof = Proof {
+            files: self.point.point.files,
+            bytes: self.point.point.bytes,
+        };
+        self.dir.write_json(&self.dir.file("restore-proof.json"), &proof)
+    }
+
+    fn copy(&self, option: Option<&str>) -> Result<(), AgentError> {
+        note(self.dir, self.job.attempt, RestoreStage::Running(RestoreStep::Copying))?;
+        let mut transfer = Transfer::push_to(&self.machine, &self.tree(), &self.job.target_path);
+        if let Some(option) = option {
+            transfer = transfer.with(option);
+        }
+        let done = transfer.run(self.dir, &self.machine, self.lock, |progress| self.watch(progress))?;
+        match done.kept.first() {
+            None => Ok(()),
+            Some(name) => Err(AgentError::Rsync(format!(
+                "cannot read {}",
+                String::from_utf8_lossy(name).escape_debug()
+            ))),
+        }
+    }
+
+    fn compare(&self) -> Result<verify::Differences, AgentError> {
+        note(
+            self.dir,
+            self.job.attempt,
+            RestoreStage::Running(RestoreStep::Verifying),
+        )?;
+        let transfer = Transfer::compare(&self.machine, &self.tree(), &self.job.target_path);
+        verify::run(&transfer, self.dir, &self.machine, self.lock, |progress| {
+            self.watch(progress)
+        })
+    }
+
+    fn tree(&self) -> std::path::PathBuf {
+        tree_of(self.dir, &self.job.point)
+    }
+
+    fn watch(&self, progress: Option<Progress>) -> Wish {
+        if let Some(progress) = progress {
+            let _ = self.dir.note_restore_progress(&progress);
+        }
+        match self.dir.restore_file() {
+            Ok(Some(job)) if job.attempt != self.job.attempt => Wish::Stop("another restore replaced this one"),
+            Ok(_) | Err(_) => Wish::GoOn,
+        }
+    }
+}
+
+fn association(dir: &DataDir) -> Result<AssociationId, AgentError> {
+    Ok(dir.binding()?.ok_or(AgentError::NotBound)?.association())
+}

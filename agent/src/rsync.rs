@@ -1,0 +1,313 @@
+//! Running rsync: its fixed options, its life, and what its end means.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use warmspare_wire::agent::Progress;
+
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+use crate::process::{self, cannot_start};
+use crate::rsync_output::{Complaint, Line, Tally, read_complaint};
+use crate::source;
+use crate::ssh::{Machine, last_words};
+
+/// Where rsync keeps the beginning of a file whose transfer broke off, beside the file.
+pub const PARTIAL: &str = ".warmspare-partial";
+
+/// How often the caller may look whether the work is still wanted.
+const GLANCE: Duration = Duration::from_millis(100);
+
+// Everything a copy must keep: recursion, links, modes, times to the nanosecond (else a file rewritten within one second at the
+// same size would be missed), owners by number, hard links, holes, and extended attributes that belong to users. No devices, no
+// sockets: a GPU must not be able to make them here. -s: names reach the other side without its shell.
+const FAITHFUL: [&str; 12] = [
+    "-rlptgoHXS",
+    "-s",
+    "--no-devices",
+    "--no-specials",
+    "--numeric-ids",
+    "--modify-window=-1",
+    "--no-human-readable",
+    "--stats",
+    "--info=progress2",
+    "--filter=+x user.*",
+    "--filter=-x *",
+    "--exclude=/.warmspare/",
+];
+
+/// One run of rsync, described.
+#[derive(Debug, Clone)]
+pub struct Transfer {
+    arguments: Vec<OsString>,
+}
+
+/// How a run of rsync ended.
+#[derive(Debug, Clone, Default)]
+pub struct Transferred {
+    /// What it changed.
+    pub tally: Tally,
+    /// Files of the source that could not be read whole, as rsync named them.
+    pub kept: Vec<Vec<u8>>,
+    /// Files that were gone when their turn came.
+    pub vanished: u64,
+}
+
+/// Whether the work is still wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    /// Go on.
+    GoOn,
+    /// Stop, for this reason.
+    Stop(&'static str),
+}
+
+impl Transfer {
+    /// Pulls the tree at `source_path` on the machine into a local directory, which then equals it.
+    #[must_use]
+    pub fn pull(machine: &Machine, source_path: &str, excludes: &[String], into: &Path) -> Self {
+        let mut transfer = Self::over(machine);
+        transfer.push("--out-format=%i");
+        // A GPU that hangs must not hold the single flight for ever; checksumming never takes place in a pass.
+        transfer.push("--timeout=300");
+        transfer.push("--delete-excluded");
+        // A file that cannot be read is put back from the newest recovery point; it must not keep deleted files alive.
+        transfer.push("--ignore-errors");
+        for pattern in excludes {
+            transfer.push(format!("--exclude={pattern}"));
+        }
+        transfer.ends(remote(machine, source_path), with_slash(into))
+    }
+
+    /// Pushes a local tree to a directory on the machine. Nothing there is deleted.
+    #[must_use]
+    pub fn push_to(machine: &Machine, from: &Path, target_path: &str) -> Self {
+        let mut transfer = Self::over(machine);
+        transfer.push("--out-format=%i");
+        transfer.push("--whole-file");
+        transfer.push(format!("--partial-dir={PARTIAL}"));
+        transfer.ends(with_slash(from), remote(machine, target_path))
+    }
+
+    /// Reads both trees whole and lists what differs; changes nothing. Times of directories are left out: whoever else lives on
+    /// the machine changes them.
+    #[must_use]
+    pub fn compare(machine: &Machine, from: &Path, target_path: &str) -> Self {
+        let mut transfer = Self::over(machine);
+        transfer.push("--out-format=%i %n");
+        transfer.push("--dry-run");
+        transfer.push("--checksum");
+        transfer.push("--omit-dir-times");
+        transfer.ends(with_slash(from), remote(machine, target_path))
+    }
+
+    /// With one more option.
+    #[must_use]
+    pub fn with(mut self, option: impl Into<OsString>) -> Self {
+        self.arguments.insert(0, option.into());
+        self
+    }
+
+    fn over(machine: &Machine) -> Self {
+        let mut arguments: Vec<OsString> = FAITHFUL.map(OsString::from).into();
+        arguments.push("-e".into());
+        arguments.push(machine.rsync_shell().into());
+        Self { arguments }
+    }
+
+    fn push(&mut self, argument: impl Into<OsString>) {
+        self.arguments.push(argument.into());
+    }
+
+    fn ends(mut self, from: OsString, to: OsString) -> Self {
+        self.arguments.extend(["--".into(), from, to]);
+        self
+    }
+
+    /// Runs it. `lock` stays locked for as long as any part of rsync lives, also when this process is killed.
+    ///
+    /// # Errors
+    /// When anything but single files of the source stood in the way.
+    pub fn run(
+        &self,
+        dir: &DataDir,
+        machine: &Machine,
+        lock: &File,
+        mut watch: impl FnMut(Option<Progress>) -> Wish,
+    ) -> Result<Transferred, AgentError> {
+        let lock = lock
+            .try_clone()
+            .map_err(|error| AgentError::io("share the lock", error))?;
+        let mut child = process::tied("rsync")
+            .args(&self.arguments)
+            .current_dir(dir.root())
+            .env("LC_ALL", "C")
+            .env_remove("RSYNC_RSH")
+            .stdin(Stdio::from(lock))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| cannot_start("rsync", error))?;
+        let words = listen(&mut child);
+        let mut heard = Heard::default();
+        let wish = follow(&words, &mut heard, &mut watch);
+        if let Wish::Stop(reason) = wish {
+            process::stop(&mut child);
+            // Until every part of rsync closed its output, something may still write.
+            drain(&words, Instant::now() + Duration::from_secs(10));
+            return Err(AgentError::Interrupted(reason.into()));
+        }
+        let status = child.wait().map_err(|error| AgentError::io("wait for rsync", error))?;
+        heard.judge(status.code(), machine)
+    }
+}
+
+fn remote(machine: &Machine, path: &str) -> OsString {
+    // Relative paths get a dot so that none can look like a module (`::`).
+    let start = if path.starts_with('/') { "" } else { "./" };
+    let end = if path.ends_with('/') { "" } else { "/" };
+    format!("{}:{start}{path}{end}", machine.rsync_host()).into()
+}
+
+fn with_slash(path: &Path) -> OsString {
+    let mut text = path.as_os_str().to_owned();
+    text.push(OsStr::new("/"));
+    text
+}
+
+enum Word {
+    Out(String),
+    Err(String),
+}
+
+fn listen(child: &mut Child) -> Receiver<Word> {
+    let (sender, receiver) = channel();
+    if let Some(pipe) = child.stdout.take() {
+        forward(pipe, sender.clone(), Word::Out);
+    }
+    if let Some(pipe) = child.stderr.take() {
+        forward(pipe, sender, Word::Err);
+    }
+    receiver
+}
+
+fn forward(mut pipe: impl Read + Send + 'static, sender: Sender<Word>, make: fn(String) -> Word) {
+    thread::spawn(move || {
+        let mut line = Vec::new();
+        let mut chunk = [0; 4096];
+        while let Ok(read) = pipe.read(&mut chunk)
+            && read > 0
+        {
+            for byte in chunk.iter().take(read) {
+                // Progress ends with a carriage return only; a line that never ends is cut.
+                let ends = matches!(byte, b'\r' | b'\n');
+                if !ends && line.len() < 1 << 14 {
+                    line.push(*byte);
+                } else if ends && !line.is_empty() {
+                    let text = String::from_utf8_lossy(&line).into_owned();
+                    line.clear();
+                    if sender.send(make(text)).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        if !line.is_empty() {
+            let _ = sender.send(make(String::from_utf8_lossy(&line).into_owned()));
+        }
+    });
+}
+
+fn follow(words: &Receiver<Word>, heard: &mut Heard, watch: &mut impl FnMut(Option<Progress>) -> Wish) -> Wish {
+    let mut looked = Instant::now();
+    let mut progress = None;
+    loop {
+        match words.recv_timeout(GLANCE) {
+            Ok(Word::Out(line)) => {
+                if let Line::Progress(now) = heard.done.tally.read(&line) {
+                    progress = Some(now);
+                }
+            }
+            Ok(Word::Err(line)) => heard.complain(&line),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Wish::GoOn,
+        }
+        if looked.elapsed() >= GLANCE {
+            looked = Instant::now();
+            let wish = watch(progress.take());
+            if wish != Wish::GoOn {
+                return wish;
+            }
+        }
+    }
+}
+
+fn drain(words: &Receiver<Word>, until: Instant) {
+    while Instant::now() < until {
+        match words.recv_timeout(GLANCE) {
+            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Heard {
+    done: Transferred,
+    full: bool,
+    unforgiven: Option<String>,
+    words: String,
+}
+
+impl Heard {
+    fn complain(&mut self, line: &str) {
+        if self.words.len() < 1 << 16 {
+            self.words.push_str(line);
+            self.words.push('\n');
+        }
+        match read_complaint(line) {
+            Complaint::Vanished => self.done.vanished += 1,
+            Complaint::Kept(name) => self.done.kept.push(name),
+            Complaint::DiskFull => self.full = true,
+            Complaint::Noise => {}
+            Complaint::Other => {
+                self.unforgiven.get_or_insert_with(|| line.to_owned());
+            }
+        }
+    }
+
+    // Exit codes. Source: rsync(1) 3.2.7, EXIT VALUES; 127 is the remote shell's, 255 ssh's.
+    fn judge(self, code: Option<i32>, machine: &Machine) -> Result<Transferred, AgentError> {
+        match code {
+            Some(0 | 24) => Ok(self.done),
+            Some(_) if self.full => Err(AgentError::DiskFull),
+            Some(23) => match self.unforgiven {
+                None if !self.done.kept.is_empty() || self.done.vanished > 0 => Ok(self.done),
+                Some(line) => Err(AgentError::Rsync(last_words(&line))),
+                None => Err(AgentError::Rsync(last_words(&self.words))),
+            },
+            Some(127) => Err(source::no_rsync(machine)),
+            Some(12 | 255)
+                if self.words.contains("rsync: command not found") || self.words.contains("rsync: not found") =>
+            {
+                Err(source::no_rsync(machine))
+            }
+            Some(255) => Err(machine.failure(&self.words)),
+            Some(10 | 12 | 30 | 35) => Err(AgentError::Unreachable {
+                host: machine.shown(),
+                detail: last_words(&self.words),
+            }),
+            None | Some(20) => Err(AgentError::Interrupted("rsync was stopped".into())),
+            Some(code) => Err(AgentError::Rsync(format!(
+                "exit code {code}: {}",
+                last_words(&self.words)
+            ))),
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Looking at the tree on the GPU before and after a pass, and writing our marker into it.
+
+use serde::{Deserialize, Serialize};
+use warmspare_domain::ids::{AssociationId, Epoch};
+
+use crate::error::AgentError;
+use crate::ssh::{Answered, Machine, last_words};
+
+/// Where the marker lies in the tree. The whole directory is left out of copies.
+pub const MARKER_DIRECTORY: &str = ".warmspare";
+
+/// The version of [`Marker`].
+pub const SCHEMA: u32 = 1;
+
+/// What binding writes into the GPU's tree: whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The association that the tree belongs to.
+    pub association: AssociationId,
+    /// The epoch it was bound under.
+    pub epoch: Epoch,
+}
+
+/// The synced path on the GPU, as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tree {
+    /// There is nothing at the path.
+    Gone,
+    /// There is something, but no directory.
+    NotADirectory,
+    /// There is a directory that the login may not enter.
+    Closed,
+    /// A directory.
+    Directory {
+        /// Its path without symbolic links: rsync names files by it.
+        path: Vec<u8>,
+        /// Whether it holds anything besides our marker.
+        content: Content,
+        /// Our marker.
+        marker: MarkerFound,
+    },
+}
+
+/// Whether a tree holds anything besides our marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing.
+    Empty,
+    /// Something.
+    Some,
+}
+
+/// The marker, as it was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkerFound {
+    /// There is none.
+    Missing,
+    /// There is one that no version of ours wrote.
+    Unreadable,
+    /// This one.
+    Is(Marker),
+}
+
+/// What the other machine looks like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// The synced path.
+    pub tree: Tree,
+    /// Whether rsync can be called there.
+    pub rsync: RsyncThere,
+}
+
+/// Whether the other machine has rsync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RsyncThere {
+    /// It has.
+    Present,
+    /// It has not.
+    Missing,
+}
+
+// Fixed text in one line, for any login shell; the path comes over standard input. The first word of our answer sets it
+// apart from what a talkative shell start-up prints.
+const LOOK: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p || exit 91; echo; echo warmspare-look; \
+    if command -v rsync >/dev/null 2>&1; then echo rsync; else echo no-rsync; fi; \
+    if [ ! -e \"$p\" ]; then echo gone; exit 0; fi; if [ ! -d \"$p\" ]; then echo other; exit 0; fi; \
+    cd \"$p\" 2>/dev/null || { echo closed; exit 0; }; echo directory; pwd -P; \
+    c=empty; for e in * .[!.]* ..?*; do if [ \"$e\" != .warmspare ]; then if [ -e \"$e\" ] || [ -L \"$e\" ]; then c=some; break; fi; fi; done; echo $c; \
+    if [ -f .warmspare/marker.json ]; then echo marker; head -c 4096 .warmspare/marker.json; else echo no-marker; fi'";
+
+const MARK: &str = "exec /bin/sh -c 'unset CDPATH; umask 022; IFS= read -r p || exit 91; IFS= read -r m || exit 91; \
+    mkdir -p \"$p\" && cd \"$p\" && mkdir -p .warmspare && printf \"%s\\n\" \"$m\" > .warmspare/marker.json.new && \
+    mv -f .warmspare/marker.json.new .warmspare/marker.json'";
+
+const MAKE: &str =
+    "exec /bin/sh -c 'IFS= read -r p || exit 91; command -v rsync >/dev/null 2>&1 || exit 92; mkdir -p \"$p\"'";
+
+/// Checks that a path can be handed to the other machine: absolute or relative to the login's home.
+///
+/// # Errors
+/// When it is empty, could be taken for an option or a pattern, or holds a character that cannot travel.
+pub fn check_path(path: &str) -> Result<(), AgentError> {
+    let wrong = |rule: &str| Err(AgentError::BadRequest(format!("the path {path:?} {rule}")));
+    if path.is_empty() || path.len() > 4000 {
+        return wrong("is empty or too long");
+    }
+    if path.starts_with('-') {
+        return wrong("starts with -");
+    }
+    if path.contains(['\0', '\n', '\r']) {
+        return wrong("holds a line break or a zero byte");
+    }
+    // rsync expands these on the other machine, also where it protects everything else.
+    if path.contains(['*', '?', '[', '\\']) {
+        return wrong("holds one of * ? [ \\, which rsync would take for a pattern");
+    }
+    if path.split('/').any(|part| part == "..") {
+        return wrong("leaves its directory with ..");
+    }
+    Ok(())
+}
+
+/// Looks at the tree.
+///
+/// # Errors
+/// When the machine cannot be reached or answers something else.
+pub fn look(machine: &Machine, path: &str) -> Result<Look, AgentError> {
+    understand(machine, machine.run(LOOK, format!("{path}\n").as_bytes())?)
+}
+
+/// Looks at the tree over the connection that is open, without opening another one.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_once(machine: &Machine, path: &str) -> Result<Look, AgentError> {
+    understand(machine, machine.run_once(LOOK, format!("{path}\n").as_bytes())?)
+}
+
+fn understand(machine: &Machine, answer: Answered) -> Result<Look, AgentError> {
+    read_look(&answer.stdout).ok_or_else(|| {
+        AgentError::Rsync(format!(
+            "{} gave an unexpected answer: {}",
+            machine.shown(),
+            last_words(&String::from_utf8_lossy(&answer.stdout))
+        ))
+    })
+}
+
+/// Writes our marker into the tree, making the directory where it is missing.
+///
+/// # Errors
+/// When the machine cannot be reached or the directory not be written.
+pub fn mark(machine: &Machine, path: &str, marker: Marker) -> Result<(), AgentError> {
+    let json = serde_json::to_string(&marker).map_err(|error| AgentError::io("encode the marker", error.into()))?;
+    let answer = machine.run(MARK, format!("{path}\n{json}\n").as_bytes())?;
+    match answer.code {
+        Some(0) => Ok(()),
+        code => Err(AgentError::Rsync(format!(
+            "{} cannot write the marker into {path:?}, exit code {code:?}",
+            machine.shown()
+        ))),
+    }
+}
+
+/// Makes the directory that a restore fills.
+///
+/// # Errors
+/// When the machine cannot be reached, has no rsync, or the directory cannot be made.
+pub fn make_target(machine: &Machine, path: &str) -> Result<(), AgentError> {
+    match machine.run(MAKE, format!("{path}\n").as_bytes())?.code {
+        Some(0) => Ok(()),
+        Some(92) => Err(no_rsync(machine)),
+        code => Err(AgentError::Rsync(format!(
+            "{} cannot make the directory {path:?}, exit code {code:?}",
+            machine.shown()
+        ))),
+    }
+}
+
+/// The outcome when the other machine has no rsync.
+#[must_use]
+pub fn no_rsync(machine: &Machine) -> AgentError {
+    AgentError::ProgramMissing {
+        program: "rsync",
+        place: machine.shown(),
+        remedy: "apt-get update && apt-get install -y rsync",
+    }
+}
+
+fn read_look(output: &[u8]) -> Option<Look> {
+    let start = b"\nwarmspare-look\n";
+    let at = output.windows(start.len()).position(|window| window == start)?;
+    let mut lines = output.get(at + start.len()..)?.splitn(6, |byte| *byte == b'\n');
+    let rsync = match lines.next()? {
+        b"rsync" => RsyncThere::Present,
+        b"no-rsync" => RsyncThere::Missing,
+        _ => return None,
+    };
+    let tree = match lines.next()? {
+        b"gone" => Tree::Gone,
+        b"other" => Tree::NotADirectory,
+        b"closed" => Tree::Closed,
+        b"directory" => Tree::Directory {
+            path: lines.next()?.to_vec(),
+            content: match lines.next()? {
+                b"empty" => Content::Empty,
+                b"some" => Content::Some,
+                _ => return None,
+            },
+            marker: match lines.next()? {
+                b"no-marker" => MarkerFound::Missing,
+                b"marker" => read_marker(lines.next()?),
+                _ => return None,
+            },
+        },
+        _ => return None,
+    };
+    Some(Look { tree, rsync })
+}
+
+fn read_marker(bytes: &[u8]) -> MarkerFound {
+    match serde_json::from_slice::<Marker>(bytes) {
+        Ok(marker) if marker.schema <= SCHEMA => MarkerFound::Is(marker),
+        Ok(_) | Err(_) => MarkerFound::Unreadable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_talkative_shell_does_not_hide_the_answer() {
+        let output = b"Welcome!\nto vast\n\nwarmspare-look\nrsync\ndirectory\n/root/x\nsome\nmarker\n{\"schema\":1,\"association\":\"vast-7\",\"epoch\":2}\n";
+        let look = read_look(output).unwrap();
+        assert_eq!(look.rsync, RsyncThere::Present);
+        let Tree::Directory { path, content, marker } = look.tree else {
+            panic!("{look:?}");
+        };
+        assert_eq!((path.as_slice(), content), (b"/root/x".as_slice(), Content::Some));
+        let MarkerFound::Is(marker) = marker else {
+            panic!("{marker:?}");
+        };
+        assert_eq!(
+            (marker.association.to_string(), marker.epoch.number()),
+            ("vast-7".into(), 2)
+        );
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_is_no_answer() {
+        for output in [
+            "",
+            "\nwarmspare-look\n",
+            "\nwarmspare-look\nrsync\ndirectory\n/x\n",
+            "rsync\ngone\n",
+        ] {
+            assert_eq!(read_look(output.as_bytes()), None, "{output:?}");
+        }
+    }
+
+    #[test]
+    fn paths_that_could_be_taken_for_something_else_are_refused() {
+        for good in ["/workspace", "work space/x", "~x", "data:1", "a'b\"c$d`e"] {
+            assert!(check_path(good).is_ok(), "{good:?} was refused");
+        }
+        for bad in ["", "-rf", "a\nb", "a\0b", "/data/*", "../etc", "/a/../b"] {
+            assert!(check_path(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+}

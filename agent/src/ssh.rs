@@ -1,0 +1,464 @@
+//! OpenSSH to the GPU and to restore targets: our key, our known hosts, nobody's configuration, one kept connection.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use warmspare_domain::halt::HaltReason;
+use warmspare_domain::ids::{AssociationId, Epoch};
+use warmspare_wire::agent::Host;
+
+use crate::data_dir::{DataDir, Durability, make_private};
+use crate::error::AgentError;
+use crate::process::{self, Finished, cannot_start};
+
+const IDENTITY: &str = "identity/id_ed25519";
+const KNOWN_HOSTS: &str = "known_hosts";
+
+/// A fixed command answers at once or the machine is in trouble.
+const COMMAND_LIMIT: Duration = Duration::from_secs(40);
+
+/// A machine that we reach over SSH, and the name its host key is pinned under.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    dir: DataDir,
+    host: Host,
+    alias: String,
+}
+
+/// What a command on the other machine left.
+#[derive(Debug)]
+pub struct Answered {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+}
+
+impl Machine {
+    /// The machine that is, or becomes, this association's GPU under this epoch.
+    ///
+    /// # Errors
+    /// When address or login name could be taken for something else than that.
+    pub fn new(dir: &DataDir, host: &Host, association: AssociationId, epoch: Epoch) -> Result<Self, AgentError> {
+        let plain = |text: &str, extra: &str| {
+            !text.is_empty()
+                && text.len() <= 253
+                && !text.starts_with('-')
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
+        };
+        if !plain(&host.address, ".:-_") {
+            return Err(AgentError::BadRequest(
+                "the address is not a host name or IP address".into(),
+            ));
+        }
+        if !plain(&host.user, "._-") {
+            return Err(AgentError::BadRequest("the login name has unusual characters".into()));
+        }
+        if host.port == 0 {
+            return Err(AgentError::BadRequest("the SSH port is 0".into()));
+        }
+        Ok(Self {
+            dir: dir.clone(),
+            host: host.clone(),
+            alias: format!("{association}-e{epoch}"),
+        })
+    }
+
+    /// Address and port, for people.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        format!("{}:{}", self.host.address, self.host.port)
+    }
+
+    /// The address as rsync writes it before the colon.
+    #[must_use]
+    pub fn rsync_host(&self) -> String {
+        if self.host.address.contains(':') {
+            format!("[{}]", self.host.address)
+        } else {
+            self.host.address.clone()
+        }
+    }
+
+    /// The remote shell for `rsync -e`. No part of it contains a space, so that rsync splits it where we do; relative names are
+    /// found because rsync is started in the data directory.
+    #[must_use]
+    pub fn rsync_shell(&self) -> String {
+        let mut words = vec!["ssh".to_owned()];
+        words.extend(self.options(KNOWN_HOSTS, "yes"));
+        words.extend(self.mux_options("no"));
+        words.join(" ")
+    }
+
+    /// Opens the kept connection unless it is open.
+    ///
+    /// # Errors
+    /// When the machine does not answer, refuses our key, or shows another host key than the pinned one.
+    pub fn connect(&self) -> Result<(), AgentError> {
+        if self.socket().is_none() || self.is_connected() {
+            return Ok(());
+        }
+        let log = self.dir.logs().join(format!("ssh-{}.err", std::process::id()));
+        let output = fs::File::create(&log).map_err(|error| AgentError::io("make a log for ssh", error))?;
+        // Not a pipe: the connection lives on in the background and would hold it open.
+        let mut child = self
+            .ssh(&self.options(KNOWN_HOSTS, "yes"))
+            .args(self.mux_options("yes"))
+            .args(["-o", "ControlPersist=300", "-N", "-f", "--", &self.host.address])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(output)
+            .spawn()
+            .map_err(|error| cannot_start("ssh", error))?;
+        let status = process::wait_until(&mut child, Instant::now() + COMMAND_LIMIT)?;
+        let words = fs::read_to_string(&log).unwrap_or_default();
+        let _ = fs::remove_file(&log);
+        match status {
+            Some(status) if status.success() => Ok(()),
+            Some(_) => Err(self.failure(&words)),
+            None => {
+                process::stop(&mut child);
+                Err(self.failure("no connection in time"))
+            }
+        }
+    }
+
+    /// Closes the kept connection, if any: the machine is about to be another one, or it no longer answers.
+    pub fn disconnect(&self) {
+        let _ = self.control("exit");
+        if let Some(socket) = self.socket() {
+            let _ = fs::remove_file(socket);
+        }
+    }
+
+    /// Runs one of our fixed commands with this standard input.
+    ///
+    /// # Errors
+    /// As [`Self::connect`]; also when the connection breaks.
+    pub fn run(&self, fixed_command: &'static str, input: &[u8]) -> Result<Answered, AgentError> {
+        let finished = self.attempt(fixed_command, input)?;
+        if finished.code != Some(255) {
+            return Ok(answered(finished));
+        }
+        // The kept connection may have died with the machine's last life: once more over a fresh one.
+        self.disconnect();
+        self.connect()?;
+        self.run_once(fixed_command, input)
+    }
+
+    /// As [`Self::run`], over the connection as it is: a machine that is gone shall not be waited for.
+    ///
+    /// # Errors
+    /// As [`Self::connect`]; also when the connection breaks.
+    pub fn run_once(&self, fixed_command: &'static str, input: &[u8]) -> Result<Answered, AgentError> {
+        let finished = self.attempt(fixed_command, input)?;
+        if finished.code == Some(255) {
+            return Err(self.failure(&finished.stderr));
+        }
+        Ok(answered(finished))
+    }
+
+    /// Pins the machine's host key, unless one is pinned under this association and epoch.
+    ///
+    /// # Errors
+    /// When the machine does not answer or refuses our key: then nothing is pinned.
+    pub fn pin(&self) -> Result<(), AgentError> {
+        if self.pinned_lines()?.iter().any(|line| self.is_ours(line)) {
+            return Ok(());
+        }
+        let name = format!(".first-contact-{}", std::process::id());
+        let path = self.dir.file(&name);
+        let _ = fs::remove_file(&path);
+        let finished = process::run(
+            self.ssh(&self.options(&name, "accept-new")).args([
+                "-o",
+                "ControlPath=none",
+                "--",
+                &self.host.address,
+                "exit 0",
+            ]),
+            b"",
+            COMMAND_LIMIT,
+        );
+        let learned = fs::read_to_string(&path).unwrap_or_default();
+        let _ = fs::remove_file(&path);
+        let finished = finished?;
+        if finished.code != Some(0) {
+            return Err(self.failure(&finished.stderr));
+        }
+        let mut lines = self.pinned_lines()?;
+        lines.extend(learned.lines().filter(|line| self.is_ours(line)).map(str::to_owned));
+        self.write_pinned(&lines)
+    }
+
+    /// Forgets the pinned host key.
+    ///
+    /// # Errors
+    /// When the known hosts cannot be rewritten.
+    pub fn unpin(&self) -> Result<(), AgentError> {
+        let mut lines = self.pinned_lines()?;
+        lines.retain(|line| !self.is_ours(line));
+        self.write_pinned(&lines)
+    }
+
+    /// What ssh's last words mean.
+    #[must_use]
+    pub fn failure(&self, words: &str) -> AgentError {
+        if words.contains("Host key verification failed") || words.contains("IDENTIFICATION HAS CHANGED") {
+            return AgentError::Halted {
+                reason: HaltReason::HostKeyChanged,
+                detail: format!(
+                    "{} shows another host key than the one pinned as {}",
+                    self.shown(),
+                    self.alias
+                ),
+            };
+        }
+        if words.contains("Permission denied (") || words.contains("Too many authentication failures") {
+            return AgentError::KeyRefused { host: self.shown() };
+        }
+        AgentError::Unreachable {
+            host: self.shown(),
+            detail: last_words(words),
+        }
+    }
+
+    fn attempt(&self, fixed_command: &'static str, input: &[u8]) -> Result<Finished, AgentError> {
+        process::run(
+            self.ssh(&self.options(KNOWN_HOSTS, "yes"))
+                .args(self.mux_options("no"))
+                .args(["--", &self.host.address, fixed_command]),
+            input,
+            COMMAND_LIMIT,
+        )
+    }
+
+    fn is_connected(&self) -> bool {
+        self.socket().is_some_and(|socket| socket.exists())
+            && self.control("check").is_ok_and(|finished| finished.code == Some(0))
+    }
+
+    fn control(&self, order: &str) -> Result<Finished, AgentError> {
+        process::run(
+            self.ssh(&self.options(KNOWN_HOSTS, "yes"))
+                .args(self.mux_options("no"))
+                .args(["-O", order, "--", &self.host.address]),
+            b"",
+            Duration::from_secs(5),
+        )
+    }
+
+    fn ssh(&self, options: &[String]) -> Command {
+        let mut command = Command::new("ssh");
+        command.current_dir(self.dir.root()).args(options);
+        command
+    }
+
+    fn options(&self, known_hosts: &str, strict: &str) -> Vec<String> {
+        let mut words: Vec<String> = ["-F", "none", "-i", IDENTITY, "-p"].map(str::to_owned).into();
+        words.extend([self.host.port.to_string(), "-l".into(), self.host.user.clone()]);
+        let settings = [
+            "BatchMode=yes",
+            "IdentitiesOnly=yes",
+            "PreferredAuthentications=publickey",
+            "GlobalKnownHostsFile=/dev/null",
+            "HashKnownHosts=no",
+            "CheckHostIP=no",
+            "UpdateHostKeys=no",
+            "HostKeyAlgorithms=^ssh-ed25519",
+            "ClearAllForwardings=yes",
+            "ForwardAgent=no",
+            "RequestTTY=no",
+            "EscapeChar=none",
+            "Compression=no",
+            // The cheapest one that both ends accept: AES in hardware where there is any.
+            "Ciphers=^aes128-gcm@openssh.com",
+            "ConnectTimeout=10",
+            "ServerAliveInterval=5",
+            "ServerAliveCountMax=3",
+            "LogLevel=ERROR",
+        ];
+        let own = [
+            format!("HostKeyAlias={}", self.alias),
+            format!("UserKnownHostsFile={known_hosts}"),
+            format!("StrictHostKeyChecking={strict}"),
+        ];
+        for setting in settings.map(str::to_owned).into_iter().chain(own) {
+            words.extend(["-o".into(), setting]);
+        }
+        words
+    }
+
+    fn mux_options(&self, master: &str) -> Vec<String> {
+        let path = self
+            .socket()
+            .map_or("none".into(), |socket| socket.to_string_lossy().into_owned());
+        vec![
+            "-o".into(),
+            format!("ControlPath={path}"),
+            "-o".into(),
+            format!("ControlMaster={master}"),
+        ]
+    }
+
+    /// Where the kept connection listens: short, because a socket's path may have some 100 bytes only.
+    fn socket(&self) -> Option<PathBuf> {
+        let what = format!(
+            "{} {} {} {}",
+            self.alias, self.host.address, self.host.port, self.host.user
+        );
+        let place = private_place(self.dir.root())?;
+        Some(place.join(format!("{:016x}", fingerprint(what.as_bytes()))))
+    }
+
+    fn is_ours(&self, line: &str) -> bool {
+        line.split_whitespace().next() == Some(self.alias.as_str())
+    }
+
+    fn pinned_lines(&self) -> Result<Vec<String>, AgentError> {
+        match fs::read_to_string(self.dir.file(KNOWN_HOSTS)) {
+            Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(AgentError::io("read the known hosts", error)),
+        }
+    }
+
+    fn write_pinned(&self, lines: &[String]) -> Result<(), AgentError> {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let path = self.dir.file(KNOWN_HOSTS);
+        self.dir.replace(&path, text.as_bytes(), Durability::SurvivesPowerLoss)
+    }
+}
+
+/// Makes the standby's key pair unless it exists, and reads its public half.
+///
+/// # Errors
+/// When ssh-keygen is missing or the disk fails.
+pub fn identity(dir: &DataDir) -> Result<String, AgentError> {
+    let _once = dir.lock_briefly("identity.lock")?;
+    let public = dir.file(IDENTITY).with_extension("pub");
+    if !public.exists() {
+        make_identity(dir)?;
+    }
+    let line = fs::read_to_string(&public).map_err(|error| AgentError::io("read the standby's public key", error))?;
+    Ok(line.trim().to_owned())
+}
+
+fn make_identity(dir: &DataDir) -> Result<(), AgentError> {
+    let fresh = dir.file("identity.new");
+    let io = |error| AgentError::io("make the standby's key pair", error);
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh).map_err(io)?;
+    }
+    DirBuilder::new().mode(0o700).create(&fresh).map_err(io)?;
+    let finished = process::run(
+        Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "warmspare-standby", "-f"])
+            .arg(fresh.join("id_ed25519")),
+        b"",
+        COMMAND_LIMIT,
+    )?;
+    if finished.code != Some(0) {
+        return Err(io(std::io::Error::other(last_words(&finished.stderr))));
+    }
+    make_private(&fresh.join("id_ed25519"), 0o600).map_err(io)?;
+    fs::rename(&fresh, dir.file("identity")).map_err(io)
+}
+
+/// The last line that says something, fit for a message.
+#[must_use]
+pub fn last_words(words: &str) -> String {
+    let line = words.lines().rev().find(|line| !line.trim().is_empty());
+    let line = line.unwrap_or("no reason given").trim();
+    line.chars().take(300).flat_map(char::escape_debug).collect()
+}
+
+fn answered(finished: Finished) -> Answered {
+    Answered {
+        code: finished.code,
+        stdout: finished.stdout,
+    }
+}
+
+fn private_place(root: &Path) -> Option<PathBuf> {
+    let owner = rustix::process::geteuid().as_raw();
+    let mark = fingerprint(root.as_os_str().as_encoded_bytes());
+    let place = PathBuf::from(format!("/tmp/warmspare-{owner}-{mark:016x}"));
+    let _ = DirBuilder::new().mode(0o700).create(&place);
+    let found = fs::symlink_metadata(&place).ok()?;
+    // Anybody may make a name in /tmp. If this one is not ours alone we do without a kept connection.
+    let ours = found.is_dir() && found.uid() == owner && found.permissions().mode().trailing_zeros() >= 6;
+    ours.then_some(place)
+}
+
+/// FNV-1a: it only has to tell a few names apart, the same way in every version.
+fn fingerprint(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use warmspare_domain::ids::GpuId;
+
+    fn machine(address: &str, user: &str) -> Result<Machine, AgentError> {
+        let place = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(place.path()).unwrap();
+        let host = Host {
+            address: address.into(),
+            port: 22,
+            user: user.into(),
+        };
+        Machine::new(&dir, &host, AssociationId::of(GpuId::vast(7)), Epoch::FIRST)
+    }
+
+    #[test]
+    fn an_address_or_login_that_could_be_an_option_or_a_command_is_refused() {
+        assert!(machine("10.0.0.1", "root").is_ok());
+        assert!(machine("fe80::1", "user_1").is_ok());
+        for address in [
+            "",
+            "-oProxyCommand=reboot",
+            "a b",
+            "a;reboot",
+            "$(reboot)",
+            "a/b",
+            "a\nb",
+            "a@b",
+        ] {
+            assert!(machine(address, "root").is_err(), "{address:?} was accepted");
+        }
+        for user in ["", "-l", "a b", "a@b", "`reboot`"] {
+            assert!(machine("10.0.0.1", user).is_err(), "{user:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn what_ssh_says_becomes_an_outcome() {
+        let machine = machine("10.0.0.1", "root").unwrap();
+        let changed = "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.\r\n";
+        assert!(matches!(
+            machine.failure(changed),
+            AgentError::Halted {
+                reason: HaltReason::HostKeyChanged,
+                ..
+            }
+        ));
+        let refused = "root@10.0.0.1: Permission denied (publickey).";
+        assert!(matches!(machine.failure(refused), AgentError::KeyRefused { .. }));
+        let silent = "ssh: connect to host 10.0.0.1 port 22: Connection timed out";
+        assert!(matches!(machine.failure(silent), AgentError::Unreachable { .. }));
+    }
+
+    #[test]
+    fn the_control_socket_leaves_room_for_the_name_ssh_gives_it_while_it_opens() {
+        let machine = machine("10.0.0.1", "root").unwrap();
+        let longest = machine.socket().unwrap().as_os_str().len() + ".0123456789abcdef".len();
+        assert!(longest < 104, "{longest}");
+    }
+}

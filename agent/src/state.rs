@@ -1,0 +1,265 @@
+//! What the agent remembers between processes.
+
+use serde::{Deserialize, Serialize};
+use warmspare_domain::ids::{AssociationId, Epoch, RecoveryPointId};
+use warmspare_domain::units::Timestamp;
+use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress, RecoveryPoint, RestoreStep};
+
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+
+/// The version of every file in this module.
+pub const SCHEMA: u32 = 1;
+
+/// Held by a worker and its rsync as long as they may write into `incoming/`.
+pub const PASS_LOCK: &str = "lock";
+/// Held by a worker and its rsync as long as they push a recovery point.
+pub const RESTORE_LOCK: &str = "restore.lock";
+/// Held for an instant around every decision that two processes must not take at once.
+pub const REQUEST_LOCK: &str = "request.lock";
+
+/// `binding.json`: the GPU that this standby pulls from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindingFile {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The request as it was accepted.
+    pub bind: Bind,
+    /// Rises with every accepted bind, so that a pass notices one that came meanwhile.
+    pub revision: u64,
+}
+
+impl BindingFile {
+    /// The association served.
+    #[must_use]
+    pub fn association(&self) -> AssociationId {
+        self.bind.association
+    }
+
+    /// The epoch of the GPU.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.bind.epoch
+    }
+}
+
+/// `state.json`: what the last passes came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The highest request number whose pass ended, well or not.
+    pub finished: u64,
+    /// The last complete pass.
+    pub last_complete: Option<PassReport>,
+    /// The last pass that did not complete, when none completed since.
+    pub last_failure: Option<PassFailure>,
+    /// The guard that holds.
+    pub halt: Option<Halt>,
+    /// A person accepted the source as it is: the deletion guards let one pass through.
+    #[serde(default)]
+    pub deletions_accepted: bool,
+}
+
+/// `wanted.json`: how many passes were asked for, ever. Written before the worker is told, so that a request outlives everybody.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The number of the last request.
+    pub number: u64,
+}
+
+/// `pass.json`: the pass under way. It is there for as long as the pass, so one without a worker tells of a kill.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassUnderWay {
+    /// The request that it serves, and all before.
+    pub number: u64,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// The epoch that it pulls under.
+    pub epoch: Epoch,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+/// `recovery-points/<id>.json`: a recovery point, with the pass that made it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointFile {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What the world is told.
+    pub point: RecoveryPoint,
+    /// The pass that made it.
+    pub report: PassReport,
+    /// Whether two names in it may share one file. Then rsync must not write in place: the other name would change too.
+    pub hard_links: bool,
+}
+
+/// `incoming.json`: what `incoming/` was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncomingFile {
+    /// The recovery point it started from; `None` while seeding.
+    pub base: Option<RecoveryPointId>,
+    /// Whether rsync may have written into it since.
+    pub touched: Touched,
+}
+
+/// Whether `incoming/` still equals its base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Touched {
+    /// It equals its base.
+    No,
+    /// A pass started to fill it and did not end.
+    Yes,
+}
+
+/// `restore.json`: the restore job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreFile {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Rises with every new job and every new attempt, so that a worker notices that it was replaced.
+    pub attempt: u64,
+    /// The epoch that the target will have.
+    pub epoch: Epoch,
+    /// Which recovery point.
+    pub point: RecoveryPointId,
+    /// Where to.
+    pub target: Host,
+    /// The directory there.
+    pub target_path: String,
+    /// When the job was first asked for.
+    pub started_at: Timestamp,
+    /// How it stands.
+    pub stage: RestoreStage,
+}
+
+/// How a restore job stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestoreStage {
+    /// A worker is at it, or was killed.
+    Running(RestoreStep),
+    /// Equal by checksum.
+    Verified {
+        /// When.
+        ended_at: Timestamp,
+    },
+    /// Ended without success.
+    Failed {
+        /// When.
+        at: Timestamp,
+        /// For a person.
+        message: String,
+    },
+}
+
+/// `holds.json`: recovery points that may be downloaded, and until when.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holds {
+    /// One per permission.
+    pub holds: Vec<Hold>,
+}
+
+/// One permission to download.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The recovery point.
+    pub point: RecoveryPointId,
+    /// When the permission ends.
+    pub until: Timestamp,
+}
+
+macro_rules! stored {
+    ($(#[$doc:meta])* $load:ident, $save:ident, $type:ty, $name:literal) => {
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// When the file is there and cannot be read.
+        pub fn $load(&self) -> Result<Option<$type>, AgentError> {
+            self.read_json(&self.file($name))
+        }
+
+        /// Stores it durably.
+        ///
+        /// # Errors
+        /// When the disk is full or fails; the old one stays.
+        pub fn $save(&self, value: &$type) -> Result<(), AgentError> {
+            self.write_json(&self.file($name), value)
+        }
+    };
+}
+
+impl DataDir {
+    stored!(
+        /// What the standby is bound to.
+        binding, save_binding, BindingFile, "binding.json"
+    );
+    stored!(
+        /// What the last passes came to.
+        stored_state, save_state, State, "state.json"
+    );
+    stored!(
+        /// How many passes were asked for.
+        wanted, save_wanted, Wanted, "wanted.json"
+    );
+    stored!(
+        /// What `incoming/` was made from.
+        incoming_file, save_incoming_file, IncomingFile, "incoming.json"
+    );
+    stored!(
+        /// The restore job.
+        restore_file, save_restore_file, RestoreFile, "restore.json"
+    );
+    stored!(
+        /// The permissions to download.
+        holds, save_holds, Holds, "holds.json"
+    );
+
+    /// What the last passes came to; a fresh one where none ran.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn state(&self) -> Result<State, AgentError> {
+        Ok(self.stored_state()?.unwrap_or(State {
+            schema: SCHEMA,
+            ..State::default()
+        }))
+    }
+
+    /// The pass under way, or the one whose worker was killed.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn pass_under_way(&self) -> Result<Option<PassUnderWay>, AgentError> {
+        self.read_json(&self.file("pass.json"))
+    }
+
+    /// Notes the pass under way.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub fn note_pass(&self, pass: &PassUnderWay) -> Result<(), AgentError> {
+        self.write_passing_json(&self.file("pass.json"), pass)
+    }
+
+    /// Notes that no pass is under way any more.
+    pub fn forget_pass(&self) {
+        let _ = std::fs::remove_file(self.file("pass.json"));
+    }
+
+    /// How far the restore is.
+    #[must_use]
+    pub fn restore_progress(&self) -> Progress {
+        let read = self.read_json(&self.file("restore-progress.json"));
+        read.ok().flatten().unwrap_or_default()
+    }
+
+    /// Notes how far the restore is.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub fn note_restore_progress(&self, progress: &Progress) -> Result<(), AgentError> {
+        self.write_passing_json(&self.file("restore-progress.json"), progress)
+    }
+}

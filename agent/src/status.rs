@@ -1,0 +1,112 @@
+//! Reporting how the standby stands.
+
+use warmspare_domain::units::Bytes;
+use warmspare_wire::agent::{
+    Binding, DiskSpace, PassActivity, PassReport, Points, RecoveryPoint, RestoreActivity, Status,
+};
+
+use crate::clock;
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+use crate::recovery_points;
+use crate::state::{PASS_LOCK, PointFile, State};
+use crate::{restore, sync, tree};
+
+/// How the standby stands, for the control plane and for people. Changes nothing.
+///
+/// # Errors
+/// When one of the agent's files cannot be read.
+pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
+    let state = dir.state()?;
+    let points = recovery_points::list(dir)?;
+    let pass = activity(dir, &state)?;
+    let last_failure = match (&pass, sync::killed_pass(dir, &state)?) {
+        (PassActivity::Idle, Some(killed)) => Some(killed),
+        (PassActivity::Idle | PassActivity::Running { .. }, _) => state.last_failure.clone(),
+    };
+    Ok(Status {
+        now: clock::now(),
+        binding: binding(dir)?,
+        points: summary(dir, &points, &pass),
+        pass,
+        last_complete: last_complete(&state, &points),
+        last_failure,
+        halt: state.halt,
+        restore: restoring(dir)?,
+        disk: disk(dir)?,
+    })
+}
+
+/// The recovery points as the world is told, oldest first.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn recovery_points(dir: &DataDir) -> Result<Vec<RecoveryPoint>, AgentError> {
+    Ok(recovery_points::list(dir)?
+        .into_iter()
+        .map(|point| point.point)
+        .collect())
+}
+
+fn binding(dir: &DataDir) -> Result<Binding, AgentError> {
+    Ok(match dir.binding()? {
+        None => Binding::Unbound,
+        Some(binding) => Binding::Bound {
+            association: binding.association(),
+            epoch: binding.epoch(),
+        },
+    })
+}
+
+fn activity(dir: &DataDir, state: &State) -> Result<PassActivity, AgentError> {
+    let running = dir.pass_under_way()?.filter(|pass| pass.number > state.finished);
+    Ok(match running {
+        Some(pass) if dir.is_locked(PASS_LOCK)? => PassActivity::Running {
+            started_at: pass.started_at,
+            progress: pass.progress,
+        },
+        Some(_) | None => PassActivity::Idle,
+    })
+}
+
+/// The last complete pass, also when its worker was killed after the recovery point and before the note of it.
+fn last_complete(state: &State, points: &[PointFile]) -> Option<PassReport> {
+    let noted = state.last_complete.as_ref();
+    let newest = points.last().map(|point| &point.report);
+    noted
+        .into_iter()
+        .chain(newest)
+        .max_by_key(|report| report.started_at)
+        .cloned()
+}
+
+fn summary(dir: &DataDir, points: &[PointFile], pass: &PassActivity) -> Points {
+    let partial = match (points, pass) {
+        ([], PassActivity::Running { progress, .. }) => progress.bytes_done,
+        ([], PassActivity::Idle) => tree::census(&dir.incoming()).unwrap_or_default().bytes,
+        ([_, ..], _) => Bytes(0),
+    };
+    Points {
+        count: points.len() as u64,
+        latest: points.last().map(|point| point.point.clone()),
+        oldest: points.first().map(|point| point.point.id.clone()),
+        partial,
+    }
+}
+
+fn restoring(dir: &DataDir) -> Result<RestoreActivity, AgentError> {
+    match dir.restore_file()? {
+        None => Ok(RestoreActivity::Never),
+        Some(job) => restore::activity(dir, job),
+    }
+}
+
+fn disk(dir: &DataDir) -> Result<DiskSpace, AgentError> {
+    let found =
+        rustix::fs::statvfs(dir.root()).map_err(|error| AgentError::io("measure the data disk", error.into()))?;
+    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(found.f_frsize));
+    Ok(DiskSpace {
+        total: bytes(found.f_blocks),
+        free: bytes(found.f_bavail),
+    })
+}

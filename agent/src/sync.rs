@@ -1,0 +1,194 @@
+//! Asking for passes, and the worker that runs them: one at a time, and none that was asked for is forgotten.
+//!
+//! Every request has a number, stored before anybody acts on it. A pass serves its own number and all before, so "a pass that
+//! started before the request is not enough" is a comparison of two numbers, and a kill forgets nothing.
+
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use warmspare_wire::agent::{Halt, PassFailure, PassFailureKind, PassReport, Sync, Urgency};
+
+use crate::clock;
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+use crate::pass::Pass;
+use crate::process;
+use crate::recovery_points;
+use crate::state::{PASS_LOCK, PassUnderWay, REQUEST_LOCK, State, Wanted};
+
+/// The hidden verb of the worker.
+pub const WORKER: &str = "pass-worker";
+
+/// How often a waiting caller looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A worker that dies this often while one caller waits will not live longer for a fourth try.
+const WORKERS_PER_CALL: u32 = 3;
+
+/// Asks for a pass and waits for it, at most as long as the request says.
+///
+/// # Errors
+/// When nothing is bound, the epoch is not the one bound, or the disk fails.
+pub fn request(dir: &DataDir, sync: &Sync) -> Result<(), AgentError> {
+    let until = Instant::now() + Duration::from_millis(sync.wait_ms);
+    let binding = dir.binding()?.ok_or(AgentError::NotBound)?;
+    if binding.epoch() != sync.epoch {
+        return Err(AgentError::StaleEpoch {
+            asked: sync.epoch,
+            current: binding.epoch(),
+        });
+    }
+    if dir.state()?.halt.is_some() {
+        return Ok(());
+    }
+    let number = number_for(dir, sync)?;
+    see_through(dir, number, until)
+}
+
+fn number_for(dir: &DataDir, sync: &Sync) -> Result<u64, AgentError> {
+    let _decision = dir.lock_briefly(REQUEST_LOCK)?;
+    let wanted = dir.wanted()?.unwrap_or_default();
+    let finished = dir.state()?.finished;
+    let under_way = dir.pass_under_way()?.filter(|pass| pass.number > finished);
+    match (sync.urgency, under_way) {
+        (Urgency::Due, Some(pass)) if pass.epoch == sync.epoch => return Ok(pass.number),
+        (Urgency::Due, None) if wanted.number > finished => return Ok(wanted.number),
+        (Urgency::Due, Some(_) | None) | (Urgency::LastGasp, _) => {}
+    }
+    let number = wanted.number.max(finished) + 1;
+    dir.save_wanted(&Wanted { number })?;
+    Ok(number)
+}
+
+fn see_through(dir: &DataDir, number: u64, until: Instant) -> Result<(), AgentError> {
+    let mut worker: Option<Child> = None;
+    let mut started = 0;
+    loop {
+        if dir.state()?.finished >= number {
+            return Ok(());
+        }
+        let alive = worker
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        if !alive && started < WORKERS_PER_CALL && !dir.is_locked(PASS_LOCK)? {
+            worker = Some(process::detach(dir, WORKER)?);
+            started += 1;
+        }
+        if Instant::now() >= until {
+            return Ok(());
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// The worker: runs passes until none is wanted.
+///
+/// # Errors
+/// When the disk fails so that not even a failure can be noted.
+pub fn work(dir: &DataDir) -> Result<(), AgentError> {
+    process::leave_session();
+    let Some(lock) = dir.try_lock(PASS_LOCK)? else {
+        return Ok(());
+    };
+    dir.remove_torn_writes();
+    note_killed_pass(dir)?;
+    recovery_points::clear_leftovers(dir)?;
+    loop {
+        let decision = dir.lock_briefly(REQUEST_LOCK)?;
+        let wanted = dir.wanted()?.unwrap_or_default().number;
+        let state = dir.state()?;
+        if wanted <= state.finished || state.halt.is_some() {
+            update(dir, |state| state.finished = state.finished.max(wanted))?;
+            // Released together: whoever asks next either was seen here or finds the lock free.
+            drop(lock);
+            drop(decision);
+            break;
+        }
+        drop(decision);
+        let outcome = Pass::new(dir, &lock, wanted).and_then(Pass::run);
+        note(dir, wanted, outcome)?;
+        dir.forget_pass();
+        if let Err(error) = recovery_points::thin_out(dir, clock::now()) {
+            eprintln!("{} {}", clock::now(), error.message());
+        }
+    }
+    recovery_points::empty_trash(dir);
+    Ok(())
+}
+
+/// The pass whose worker was killed, if that is what is left of it.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn killed_pass(dir: &DataDir, state: &State) -> Result<Option<PassFailure>, AgentError> {
+    let killed = dir.pass_under_way()?.filter(|pass| pass.number > state.finished);
+    Ok(killed.map(|pass| interrupted(&pass, state)))
+}
+
+fn interrupted(pass: &PassUnderWay, state: &State) -> PassFailure {
+    let error = AgentError::Interrupted(format!("the pass of {} was killed", pass.started_at));
+    PassFailure {
+        at: clock::now(),
+        kind: PassFailureKind::Interrupted,
+        message: error.message(),
+        in_a_row: in_a_row(state),
+    }
+}
+
+fn note_killed_pass(dir: &DataDir) -> Result<(), AgentError> {
+    if let Some(failure) = killed_pass(dir, &dir.state()?)? {
+        // Its request stays unfinished: the next pass serves it.
+        update(dir, |state| state.last_failure = Some(failure))?;
+    }
+    dir.forget_pass();
+    Ok(())
+}
+
+fn note(dir: &DataDir, number: u64, outcome: Result<PassReport, AgentError>) -> Result<(), AgentError> {
+    match outcome {
+        Ok(report) => update(dir, |state| {
+            state.finished = number;
+            state.last_complete = Some(report);
+            state.last_failure = None;
+            state.deletions_accepted = false;
+        }),
+        Err(error) => {
+            eprintln!("{} pass {number}: {}", clock::now(), error.message());
+            update(dir, |state| fail(state, number, &error))
+        }
+    }
+}
+
+fn fail(state: &mut State, number: u64, error: &AgentError) {
+    let at = clock::now();
+    state.last_failure = Some(PassFailure {
+        at,
+        kind: error.pass_failure_kind(),
+        message: error.message(),
+        in_a_row: in_a_row(state),
+    });
+    if let AgentError::Halted { reason, detail } = error {
+        state.halt = Some(Halt {
+            at,
+            reason: *reason,
+            detail: detail.clone(),
+        });
+    }
+    state.finished = number;
+}
+
+fn in_a_row(state: &State) -> u32 {
+    state.last_failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1
+}
+
+/// Changes `state.json`; two processes that do so at once do not lose each other's change.
+///
+/// # Errors
+/// When the disk is full or fails: nothing is changed.
+pub fn update(dir: &DataDir, change: impl FnOnce(&mut State)) -> Result<(), AgentError> {
+    let _turn = dir.lock_briefly("state.lock")?;
+    let mut state = dir.state()?;
+    change(&mut state);
+    dir.save_state(&state)
+}

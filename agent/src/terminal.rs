@@ -1,0 +1,214 @@
+//! The same verbs for people.
+
+use std::path::Path;
+
+use warmspare_domain::ids::Epoch;
+use warmspare_domain::units::{Bytes, Timestamp};
+use warmspare_wire::agent::{
+    Answer, Binding, Host, Outcome, PassActivity, PointChoice, Progress, RecoveryPoint, RecoveryPoint as Point,
+    RefusalKind, Request, RestoreActivity, Status,
+};
+
+use crate::call;
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+use crate::verify;
+
+/// Whether to print for people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Sentences.
+    Words,
+    /// One answer as JSON.
+    Json,
+}
+
+/// Exit codes: done, failed, halted.
+const DONE: u8 = 0;
+const FAILED: u8 = 1;
+const HALTED: u8 = 3;
+
+/// Does a request and prints its answer; answers the exit code.
+#[must_use]
+pub fn show(data: &Path, request: &Request, format: Format) -> u8 {
+    let answer = call::answer(data, request);
+    match format {
+        Format::Json => println!("{}", json(&answer)),
+        Format::Words => print(&answer.outcome),
+    }
+    exit_code(request, &answer.outcome)
+}
+
+/// Compares a recovery point with a host and prints what differs; answers the exit code.
+#[must_use]
+pub fn verify(data: &Path, choice: &PointChoice, host: Option<&Host>, path: Option<&str>, format: Format) -> u8 {
+    let outcome = DataDir::open(data).and_then(|dir| verify::verify(&dir, choice, host, path));
+    match (outcome, format) {
+        (Ok((point, found)), Format::Json) => {
+            let answer = serde_json::json!({
+                "schema": 1, "point": point.point, "differences": found.count, "examples": found.examples,
+            });
+            println!("{answer}");
+            if found.count == 0 { DONE } else { FAILED }
+        }
+        (Ok((point, found)), Format::Words) if found.count == 0 => {
+            let RecoveryPoint { id, files, bytes, .. } = point.point;
+            println!("equal: all {files} files ({bytes}) of recovery point {id} were read on both sides");
+            DONE
+        }
+        (Ok((point, found)), Format::Words) => {
+            println!(
+                "{} entries of recovery point {} are missing or differ there, for example {}",
+                found.count, point.point.id, found.examples
+            );
+            FAILED
+        }
+        (Err(error), Format::Json) => {
+            println!("{}", json(&Answer::new(Outcome::Refused(error.refusal()))));
+            refused(&error)
+        }
+        (Err(error), Format::Words) => {
+            eprintln!("{}", error.message());
+            refused(&error)
+        }
+    }
+}
+
+/// The epoch bound, for people who leave it out.
+#[must_use]
+pub fn bound_epoch(data: &Path) -> Epoch {
+    let binding = DataDir::open(data).and_then(|dir| dir.binding());
+    binding.ok().flatten().map_or(Epoch::FIRST, |binding| binding.epoch())
+}
+
+fn refused(error: &AgentError) -> u8 {
+    match error.refusal().kind {
+        RefusalKind::Halted => HALTED,
+        RefusalKind::ForeignAssociation
+        | RefusalKind::StaleEpoch
+        | RefusalKind::NotBound
+        | RefusalKind::NoRecoveryPoint
+        | RefusalKind::BadRequest
+        | RefusalKind::Unreachable
+        | RefusalKind::KeyRefused
+        | RefusalKind::ProgramMissing
+        | RefusalKind::DiskFull
+        | RefusalKind::Failed => FAILED,
+    }
+}
+
+fn exit_code(request: &Request, outcome: &Outcome) -> u8 {
+    match outcome {
+        Outcome::Refused(refusal) if refusal.kind == RefusalKind::Halted => HALTED,
+        Outcome::Refused(_) => FAILED,
+        Outcome::Status(status) if matches!(request, Request::Sync(_)) => match (&status.halt, &status.last_failure) {
+            (Some(_), _) => HALTED,
+            (None, Some(_)) => FAILED,
+            (None, None) => DONE,
+        },
+        Outcome::Status(status) if matches!(request, Request::Restore(_)) => match status.restore {
+            RestoreActivity::Failed { .. } => FAILED,
+            RestoreActivity::Never | RestoreActivity::Running { .. } | RestoreActivity::Verified { .. } => DONE,
+        },
+        Outcome::Prepared { .. }
+        | Outcome::Status(_)
+        | Outcome::RecoveryPoints(_)
+        | Outcome::DownloadAuthorized { .. } => DONE,
+    }
+}
+
+fn json(answer: &Answer) -> String {
+    serde_json::to_string(answer).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+}
+
+fn print(outcome: &Outcome) {
+    match outcome {
+        Outcome::Prepared { public_key } => println!("{public_key}"),
+        Outcome::Status(status) => print_status(status),
+        Outcome::RecoveryPoints(points) => points.iter().for_each(print_point),
+        Outcome::DownloadAuthorized { point, until } => {
+            println!("recovery point {} may be read until {until}", point.id)
+        }
+        Outcome::Refused(refusal) => eprintln!("{}", refusal.message),
+    }
+}
+
+fn print_point(point: &Point) {
+    println!(
+        "{}  epoch {}  {} files  {}  unchanged until {}",
+        point.id, point.epoch, point.files, point.bytes, point.confirmed_at
+    );
+}
+
+fn print_status(status: &Status) {
+    match &status.binding {
+        Binding::Unbound => println!("not bound to a GPU yet"),
+        Binding::Bound { association, epoch } => println!("serves {association}, epoch {epoch}"),
+    }
+    if let Some(halt) = &status.halt {
+        println!("HALTED since {}: {} ({})", halt.at, halt.reason, halt.detail);
+    }
+    match &status.last_complete {
+        None => println!(
+            "no complete pass yet; {} of an unfinished first one",
+            status.points.partial
+        ),
+        Some(report) => println!(
+            "lag {}: {} files, {}; the last pass changed {} and deleted {}",
+            seconds(status.now, report.started_at),
+            report.files,
+            report.bytes,
+            report.changed_files,
+            report.deleted_files
+        ),
+    }
+    if let PassActivity::Running { started_at, progress } = &status.pass {
+        println!(
+            "pass under way for {}: {}",
+            seconds(status.now, *started_at),
+            words(progress)
+        );
+    }
+    if let Some(failure) = &status.last_failure {
+        println!(
+            "{} failed in a row, last {}: {}",
+            failure.in_a_row, failure.at, failure.message
+        );
+    }
+    println!("{} recovery points", status.points.count);
+    print_restore(status);
+    println!("disk: {} free of {}", status.disk.free, status.disk.total);
+}
+
+fn print_restore(status: &Status) {
+    match &status.restore {
+        RestoreActivity::Never => {}
+        RestoreActivity::Running {
+            point, step, progress, ..
+        } => {
+            println!("restore of {point}: {step:?}, {}", words(progress));
+        }
+        RestoreActivity::Verified {
+            point,
+            files,
+            bytes,
+            ended_at,
+            ..
+        } => {
+            println!("restore of {point}: {files} files ({bytes}) verified at {ended_at}");
+        }
+        RestoreActivity::Failed { at, message, .. } => println!("restore failed at {at}: {message}"),
+    }
+}
+
+fn words(progress: &Progress) -> String {
+    let rate = Bytes(progress.bytes_per_second);
+    match progress.bytes_total.0 {
+        0 => format!("{} at {rate}/s", progress.bytes_done),
+        _ => format!("{} of {} at {rate}/s", progress.bytes_done, progress.bytes_total),
+    }
+}
+
+fn seconds(now: Timestamp, then: Timestamp) -> String {
+    format!("{} s", now.since(then).as_secs())
+}

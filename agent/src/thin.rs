@@ -1,0 +1,118 @@
+//! Which recovery points to keep: dense lately, sparse long ago.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use warmspare_domain::ids::RecoveryPointId;
+use warmspare_domain::units::Timestamp;
+
+/// Up to which age, one recovery point is kept out of how long a stretch. Beyond the last age none is kept.
+const STRETCHES: [(Duration, Duration); 4] = [
+    (Duration::from_secs(10 * 60), Duration::ZERO),
+    (Duration::from_secs(60 * 60), Duration::from_secs(5 * 60)),
+    (Duration::from_secs(24 * 3600), Duration::from_secs(3600)),
+    (Duration::from_secs(7 * 24 * 3600), Duration::from_secs(24 * 3600)),
+];
+
+/// Chooses what to remove from recovery points given oldest first.
+///
+/// # Guarantees
+/// The newest is never chosen. Of every stretch the oldest is kept, so that repeating the choice as time goes on never starves a
+/// coarser stretch.
+#[must_use]
+pub fn thin(points: &[(RecoveryPointId, Timestamp)], now: Timestamp) -> Vec<RecoveryPointId> {
+    let Some(((newest, _), older)) = points.split_last() else {
+        return Vec::new();
+    };
+    let mut taken = BTreeSet::new();
+    older
+        .iter()
+        .filter(|(id, at)| id != newest && !keeps(*at, now, &mut taken))
+        .map(|(id, _)| id.clone())
+        .collect()
+}
+
+fn keeps(at: Timestamp, now: Timestamp, taken: &mut BTreeSet<(u64, i64)>) -> bool {
+    let age = now.since(at);
+    let Some((_, every)) = STRETCHES.iter().find(|(up_to, _)| age <= *up_to) else {
+        return false;
+    };
+    if every.is_zero() {
+        return true;
+    }
+    let length = every.as_secs();
+    let slot = at
+        .as_millis()
+        .div_euclid(i64::try_from(length * 1000).unwrap_or(i64::MAX));
+    taken.insert((length, slot))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_795_441_530_250);
+
+    fn points(ages: impl IntoIterator<Item = u64>) -> Vec<(RecoveryPointId, Timestamp)> {
+        let mut all: Vec<_> = ages
+            .into_iter()
+            .map(|seconds| NOW - Duration::from_secs(seconds))
+            .map(|at| (RecoveryPointId::at(at), at))
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn the_newest_stays_however_old_it_is() {
+        assert!(thin(&[], NOW).is_empty());
+        assert!(thin(&points([30 * 24 * 3600]), NOW).is_empty());
+        let two = points([30 * 24 * 3600, 29 * 24 * 3600]);
+        assert_eq!(thin(&two, NOW), [two[0].0.clone()]);
+    }
+
+    #[test]
+    fn every_pass_of_the_last_ten_minutes_stays() {
+        assert!(thin(&points((0..=20).map(|beat| beat * 30)), NOW).is_empty());
+    }
+
+    #[test]
+    fn a_week_of_beats_leaves_a_handful_at_every_scale() {
+        // A week at one pass every 30 s, thinned after each as the agent does it.
+        let mut kept: Vec<(RecoveryPointId, Timestamp)> = Vec::new();
+        let start = NOW - Duration::from_secs(8 * 24 * 3600);
+        for beat in 0..8 * 24 * 120 {
+            let at = start + Duration::from_secs(beat * 30);
+            kept.push((RecoveryPointId::at(at), at));
+            let gone = thin(&kept, at);
+            kept.retain(|(id, _)| !gone.contains(id));
+        }
+        let last = kept.last().unwrap().1;
+        let within = |from: u64, to: u64| {
+            let between = |at: &Timestamp| (from..to).contains(&last.since(*at).as_secs());
+            kept.iter().filter(|(_, at)| between(at)).count()
+        };
+        assert_eq!(within(0, 601), 21);
+        assert!((9..=12).contains(&within(601, 3600)), "{}", within(601, 3600));
+        assert!(
+            (22..=25).contains(&within(3600, 24 * 3600)),
+            "{}",
+            within(3600, 24 * 3600)
+        );
+        assert!(
+            (5..=7).contains(&within(24 * 3600, 7 * 24 * 3600)),
+            "{}",
+            within(24 * 3600, 7 * 24 * 3600)
+        );
+        assert_eq!(within(7 * 24 * 3600, u64::MAX), 0);
+    }
+
+    #[test]
+    fn thinning_again_removes_nothing_more() {
+        let mut all = points((0..5000).map(|n| n * 97));
+        let gone = thin(&all, NOW);
+        assert!(!gone.is_empty());
+        all.retain(|(id, _)| !gone.contains(id));
+        assert!(thin(&all, NOW).is_empty());
+    }
+}

@@ -1,0 +1,510 @@
+//! A GPU made of a real sshd and real directories, and a standby made of the real agent.
+#![allow(unreachable_pub, reason = "one test binary; the modules share this one")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use warmspare_domain::ids::{AssociationId, Epoch, GpuId};
+use warmspare_wire::agent::{
+    Accept, Answer, Bind, Call, Host, Outcome, PassActivity, PointChoice, RecoveryPoint, Refusal, Request, Restore,
+    RestoreActivity, Status, Sync, Urgency,
+};
+
+pub const AGENT: &str = env!("CARGO_BIN_EXE_warmspare-agent");
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Polls until something is there; the message says what never came.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "{what} did not happen within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+pub fn user() -> String {
+    let id = Command::new("id").arg("-un").output().unwrap();
+    String::from_utf8(id.stdout).unwrap().trim().to_owned()
+}
+
+/// A machine with an sshd of its own, for the current user.
+pub struct Machine {
+    pub place: TempDir,
+    pub port: u16,
+    sshd: Option<Child>,
+}
+
+impl Machine {
+    pub fn start(authorized: &[&str]) -> Self {
+        let place = tempfile::Builder::new().prefix("gpu-").tempdir().unwrap();
+        // sshd -D reads this as its own user; as root it wants the way there closed to others.
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut machine = Self {
+            place,
+            port: 0,
+            sshd: None,
+        };
+        machine.new_host_key();
+        fs::create_dir(machine.tree()).unwrap();
+        machine.authorize(authorized);
+        machine.boot();
+        machine
+    }
+
+    pub fn tree(&self) -> PathBuf {
+        self.place.path().join("tree")
+    }
+
+    pub fn path(&self) -> String {
+        self.tree().to_str().unwrap().to_owned()
+    }
+
+    pub fn host(&self) -> Host {
+        Host {
+            address: "127.0.0.1".into(),
+            port: self.port,
+            user: user(),
+        }
+    }
+
+    pub fn authorize(&self, lines: &[&str]) {
+        fs::write(self.place.path().join("authorized_keys"), lines.join("\n") + "\n").unwrap();
+    }
+
+    pub fn new_host_key(&self) {
+        let key = self.place.path().join("host_key");
+        let _ = fs::remove_file(&key);
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(&key)
+            .stdin(Stdio::null())
+            .status();
+        assert!(made.unwrap().success());
+    }
+
+    pub fn write_config(&self, extra: &str) {
+        let at = |name: &str| self.place.path().join(name).display().to_string();
+        let config = format!(
+            "ListenAddress 127.0.0.1\nPort {}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\n\
+             UsePAM no\nPasswordAuthentication no\nMaxStartups 100\nPermitRootLogin yes\n{extra}\n",
+            self.port,
+            at("host_key"),
+            at("authorized_keys"),
+        );
+        fs::write(at("sshd_config"), config).unwrap();
+    }
+
+    pub fn boot(&mut self) {
+        self.boot_with("");
+    }
+
+    pub fn boot_with(&mut self, extra: &str) {
+        if is_root() {
+            fs::create_dir_all("/run/sshd").unwrap();
+        }
+        for _ in 0..20 {
+            if self.port == 0 {
+                self.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            }
+            self.write_config(extra);
+            let log = fs::File::create(self.place.path().join("sshd.log")).unwrap();
+            let mut sshd = Command::new("/usr/sbin/sshd")
+                .arg("-D")
+                .arg("-e")
+                .arg("-f")
+                .arg(self.place.path().join("sshd_config"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .unwrap();
+            let up = eventually("sshd started or ended", || {
+                if sshd.try_wait().unwrap().is_some() {
+                    return Some(false);
+                }
+                TcpStream::connect(("127.0.0.1", self.port)).is_ok().then_some(true)
+            });
+            if up {
+                self.sshd = Some(sshd);
+                return;
+            }
+            self.port = 0;
+        }
+        panic!(
+            "no sshd: {}",
+            fs::read_to_string(self.place.path().join("sshd.log")).unwrap()
+        );
+    }
+
+    /// Ends sshd and every connection, as when a container stops.
+    pub fn halt(&mut self) {
+        if let Some(mut sshd) = self.sshd.take() {
+            let children = descendants(sshd.id());
+            let _ = sshd.kill();
+            let _ = sshd.wait();
+            for child in children {
+                kill(child);
+            }
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.halt();
+        // Directories that a test closed must not outlive it.
+        let _ = Command::new("chmod")
+            .arg("-R")
+            .arg("u+rwX")
+            .arg(self.place.path())
+            .status();
+    }
+}
+
+pub fn kill(pid: u32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+pub fn descendants(root: u32) -> Vec<u32> {
+    let mut parents = BTreeMap::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        parents.insert(pid, parent.unwrap_or(0));
+    }
+    let mut found = vec![root];
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at];
+        found.extend(parents.iter().filter(|(_, p)| **p == parent).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    found.remove(0);
+    found
+}
+
+/// The agent in a data directory.
+pub struct Standby {
+    pub place: TempDir,
+    pub data: PathBuf,
+    pub home: PathBuf,
+}
+
+pub fn association() -> AssociationId {
+    AssociationId::of(GpuId::vast(7))
+}
+
+impl Standby {
+    pub fn new() -> Self {
+        let place = tempfile::Builder::new().prefix("standby-").tempdir().unwrap();
+        let data = place.path().join("data");
+        Self::at(place, data)
+    }
+
+    pub fn at(place: TempDir, data: PathBuf) -> Self {
+        let home = place.path().join("home");
+        fs::create_dir_all(&home).unwrap();
+        Self { place, data, home }
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(AGENT);
+        command.arg("--data").arg(&self.data).env("HOME", &self.home);
+        command
+    }
+
+    pub fn call(&self, request: Request) -> Outcome {
+        let call = serde_json::to_vec(&Call::new(request)).unwrap();
+        let output = run(self.command().arg("call"), &call);
+        assert!(output.status.success(), "{output:?}");
+        let answer: Answer = serde_json::from_slice(&output.stdout).unwrap();
+        answer.outcome
+    }
+
+    pub fn key(&self) -> String {
+        match self.call(Request::Prepare) {
+            Outcome::Prepared { public_key } => public_key,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn bind_request(&self, gpu: &Machine, epoch: Epoch) -> Bind {
+        Bind {
+            association: association(),
+            epoch,
+            source: gpu.host(),
+            source_path: gpu.path(),
+            accept: Accept::Nothing,
+            max_deleted_percent: 50,
+            excludes: vec![],
+        }
+    }
+
+    pub fn bind(&self, gpu: &Machine, epoch: Epoch) -> Status {
+        status_of(self.call(Request::Bind(self.bind_request(gpu, epoch))))
+    }
+
+    pub fn try_sync(&self, epoch: Epoch, urgency: Urgency, wait_ms: u64) -> Outcome {
+        self.call(Request::Sync(Sync {
+            epoch,
+            urgency,
+            wait_ms,
+        }))
+    }
+
+    pub fn sync(&self, epoch: Epoch) -> Status {
+        status_of(self.try_sync(epoch, Urgency::Due, 30_000))
+    }
+
+    /// A pass that must complete.
+    pub fn pass(&self, epoch: Epoch) -> Status {
+        let status = self.sync(epoch);
+        assert!(status.halt.is_none() && status.last_failure.is_none(), "{status:#?}");
+        assert_eq!(status.pass, PassActivity::Idle);
+        status
+    }
+
+    pub fn status(&self) -> Status {
+        status_of(self.call(Request::Status))
+    }
+
+    pub fn points(&self) -> Vec<RecoveryPoint> {
+        match self.call(Request::RecoveryPoints) {
+            Outcome::RecoveryPoints(points) => points,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn newest_tree(&self) -> PathBuf {
+        let newest = self.status().points.latest.expect("a recovery point");
+        self.point_tree(&newest)
+    }
+
+    pub fn point_tree(&self, point: &RecoveryPoint) -> PathBuf {
+        self.data.join("recovery-points").join(point.id.as_str())
+    }
+
+    pub fn restore_request(&self, target: &Machine, epoch: Epoch, wait_ms: u64) -> Restore {
+        Restore {
+            epoch,
+            point: PointChoice::Latest,
+            target: target.host(),
+            target_path: target.path(),
+            wait_ms,
+        }
+    }
+
+    pub fn restore(&self, target: &Machine, epoch: Epoch) -> RestoreActivity {
+        status_of(self.call(Request::Restore(self.restore_request(target, epoch, 60_000)))).restore
+    }
+
+    /// The processes that work for this standby, found by the data directory in their arguments.
+    pub fn workers(&self) -> Vec<u32> {
+        let needle = self.data.as_os_str().as_bytes();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+                continue;
+            };
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let of_ours = words.windows(needle.len()).any(|window| window == needle);
+            let is_worker = String::from_utf8_lossy(&words).contains("-worker\0");
+            if of_ours && is_worker {
+                found.push(pid);
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        for worker in self.workers() {
+            for child in descendants(worker) {
+                kill(child);
+            }
+            kill(worker);
+        }
+        let _ = Command::new("chmod")
+            .arg("-R")
+            .arg("u+rwX")
+            .arg(&self.data)
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+pub fn status_of(outcome: Outcome) -> Status {
+    match outcome {
+        Outcome::Status(status) => *status,
+        other => panic!("no status: {other:?}"),
+    }
+}
+
+pub fn refusal_of(outcome: Outcome) -> Refusal {
+    match outcome {
+        Outcome::Refused(refusal) => refusal,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+pub fn run(command: &mut Command, input: &[u8]) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// A GPU and a standby that may log in to it, bound under the first epoch.
+pub fn bound() -> (Machine, Standby) {
+    let standby = Standby::new();
+    let gpu = Machine::start(&[&standby.key()]);
+    standby.bind(&gpu, Epoch::FIRST);
+    (gpu, standby)
+}
+
+/// One entry of a tree, as far as a copy must keep it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub kind: char,
+    pub mode: u32,
+    pub owner: (u32, u32),
+    pub mtime: (i64, i64),
+    pub size: u64,
+    pub content: Vec<u8>,
+    /// The first path, in order, that is the same file.
+    pub same_as: Option<Vec<u8>>,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// Reads a tree whole, without any of the agent's code. Our marker is left out.
+pub fn read_tree(root: &Path) -> BTreeMap<Vec<u8>, Entry> {
+    let mut tree = BTreeMap::new();
+    let mut names: Vec<Vec<u8>> = vec![vec![]];
+    while let Some(name) = names.pop() {
+        let path = root.join(std::ffi::OsStr::from_bytes(&name));
+        let found = fs::symlink_metadata(&path).unwrap();
+        let kind = found.file_type();
+        let (letter, content) = if kind.is_dir() {
+            for entry in fs::read_dir(&path).unwrap() {
+                let mut child = name.clone();
+                if !child.is_empty() {
+                    child.push(b'/');
+                }
+                child.extend(entry.unwrap().file_name().into_vec());
+                if child != b".warmspare" {
+                    names.push(child);
+                }
+            }
+            ('d', vec![])
+        } else if kind.is_symlink() {
+            ('l', fs::read_link(&path).unwrap().into_os_string().into_vec())
+        } else if kind.is_file() {
+            ('f', fs::read(&path).unwrap())
+        } else {
+            ('?', vec![])
+        };
+        let entry = Entry {
+            kind: letter,
+            mode: found.mode(),
+            owner: (found.uid(), found.gid()),
+            mtime: (found.mtime(), found.mtime_nsec()),
+            size: if letter == 'f' { found.size() } else { 0 },
+            content,
+            same_as: None,
+            xattrs: if letter == 'l' { BTreeMap::new() } else { xattrs(&path) },
+        };
+        tree.insert(name, entry);
+    }
+    link_groups(root, &mut tree);
+    tree
+}
+
+fn link_groups(root: &Path, tree: &mut BTreeMap<Vec<u8>, Entry>) {
+    let mut first: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    for (name, entry) in tree.iter_mut().filter(|(_, entry)| entry.kind != 'd') {
+        let path = root.join(std::ffi::OsStr::from_bytes(name));
+        let inode = fs::symlink_metadata(path).unwrap().ino();
+        entry.same_as = Some(first.entry(inode).or_insert_with(|| name.clone()).clone());
+    }
+}
+
+fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let output = Command::new("getfattr")
+        .args(["--dump", "--encoding=hex", "--absolute-names", "--match=^user\\."])
+        .arg(path)
+        .output();
+    let text = output.map(|output| output.stdout).unwrap_or_default();
+    let lines = text.split(|b| *b == b'\n').filter(|line| line.starts_with(b"user."));
+    lines
+        .filter_map(|line| {
+            let at = line.iter().position(|b| *b == b'=')?;
+            Some((line[..at].to_vec(), line[at + 1..].to_vec()))
+        })
+        .collect()
+}
+
+/// Fails with the first difference, not with two whole trees.
+pub fn assert_same_tree(left: &Path, right: &Path) {
+    let (a, b) = (read_tree(left), read_tree(right));
+    let shown = |name: &Vec<u8>| String::from_utf8_lossy(name).into_owned();
+    for (name, entry) in &a {
+        let Some(other) = b.get(name) else {
+            panic!("{:?} is missing in {}", shown(name), right.display());
+        };
+        assert_eq!(entry, other, "{:?} differs", shown(name));
+    }
+    for name in b.keys() {
+        assert!(a.contains_key(name), "{:?} is only in {}", shown(name), right.display());
+    }
+}
+
+/// Fails unless both trees hold the same files with the same content; attributes aside.
+pub fn set_mtime(path: &Path, seconds: i64, nanoseconds: i64) {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+    let instant = Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds,
+    };
+    let times = Timestamps {
+        last_access: instant,
+        last_modification: instant,
+    };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+pub fn write(path: &Path, content: impl AsRef<[u8]>) {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).unwrap();
+    }
+    fs::write(path, content).unwrap();
+}
