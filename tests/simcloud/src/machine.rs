@@ -91,6 +91,7 @@ pub(crate) struct Machine {
 struct Running {
     sshd: Child,
     address: SocketAddr,
+    listening: bool,
 }
 
 impl Machine {
@@ -163,9 +164,14 @@ impl Machine {
         *power = Some(Running {
             sshd: self.spawn_sshd()?,
             address,
+            listening: false,
         });
         drop(power);
         let started = self.await_listening(address);
+        match (&started, self.lock().as_mut()) {
+            (Ok(()), Some(running)) => running.listening = true,
+            (Ok(()), None) | (Err(_), _) => {}
+        }
         if started.is_err() {
             self.stop();
         }
@@ -203,11 +209,14 @@ impl Machine {
 
     /// Where its sshd listens; `None` while it is off.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.lock().as_ref().map(|running| running.address)
+        self.lock()
+            .as_ref()
+            .filter(|running| running.listening)
+            .map(|running| running.address)
     }
 
     pub(crate) fn is_on(&self) -> bool {
-        self.lock().is_some()
+        self.address().is_some()
     }
 
     /// Empties a directory in the home, making it when it is missing.

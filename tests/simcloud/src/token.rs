@@ -131,7 +131,12 @@ fn verify(world: &World, assertion: &str) -> Result<(), &'static str> {
     else {
         return Err("Invalid JWT: three parts are needed.");
     };
-    let decoded = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| "Invalid JWT: not base64url.");
+    // Google takes padded parts too, which gcp_auth sends.
+    let decoded = |part: &str| {
+        URL_SAFE_NO_PAD
+            .decode(part.trim_end_matches('='))
+            .map_err(|_| "Invalid JWT: not base64url.")
+    };
     let claim: Value = serde_json::from_slice(&decoded(claims)?).map_err(|_| "Invalid JWT: claims are not JSON.")?;
     if claim["iss"] != json!(account(&world.options.project)) {
         return Err("Invalid grant: account not found");

@@ -97,6 +97,14 @@ fn host_agent(world: &Arc<World>) -> Result<SocketAddr, MachineError> {
     Ok(agent.address)
 }
 
+/// Rewrites the modules after a host came or went; does nothing before the agent was first needed.
+pub(super) fn refresh(world: &Arc<World>) {
+    let known = world.state().vast.host_agent.is_some();
+    if let Some(Err(failure)) = known.then(|| host_agent(world)) {
+        tracing::error!(error = %failure, "the host agent's modules could not be written");
+    }
+}
+
 fn modules_and_keys(world: &Arc<World>) -> (String, Vec<String>) {
     let state = world.state();
     let mut text = String::from("use chroot = no\nread only = no\nlist = no\n");

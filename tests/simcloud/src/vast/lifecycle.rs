@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::create::Birth;
 use super::instance::Instance;
-use super::{error, no_such_instance, success};
+use super::{copy, error, no_such_instance, success};
 use crate::http::Reply;
 use crate::machine::{ForcedCommand, MachineError};
 use crate::webhooks::{self, Notice};
@@ -288,6 +288,7 @@ pub(crate) fn host_offline(world: &Arc<World>, id: u64) -> Option<()> {
         (Arc::clone(&instance.machine), Notice::offline(instance))
     })?;
     machine.freeze();
+    copy::refresh(world);
     webhooks::notify(world, notice);
     Some(())
 }
@@ -302,6 +303,7 @@ pub(crate) fn host_online(world: &Arc<World>, id: u64) -> Option<()> {
         )
     })?;
     machine.thaw();
+    copy::refresh(world);
     if let Some(notice) = notice {
         webhooks::notify(world, notice);
     }
