@@ -141,6 +141,12 @@ impl Simcloud {
         &self.world.options
     }
 
+    /// How long so many seconds of the real providers take here.
+    #[must_use]
+    pub fn scaled(&self, seconds: f64) -> Duration {
+        self.world.scale.of(seconds)
+    }
+
     /// The one account that can log in to the machines.
     #[must_use]
     pub fn login_user(&self) -> &str {

@@ -185,6 +185,43 @@ async fn a_repeat_with_the_same_request_id_is_the_same_operation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_simultaneous_inserts_of_one_name_exactly_one_succeeds() {
+    let rig = std::sync::Arc::new(Rig::start().await);
+    let mut tries = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let rig = std::sync::Arc::clone(&rig);
+        tries.spawn(async move {
+            rig.compute("POST", &format!("zones/{ZONE}/instances"), rig.standby_body("sb-1"))
+                .await
+                .0
+        });
+    }
+    let mut statuses = tries.join_all().await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 409, 409, 409, 409, 409, 409, 409]);
+    let machines = std::fs::read_dir(rig.sim.root().join("machines")).unwrap().count();
+    assert_eq!((rig.sim.machines_left().len(), machines), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_made_again_under_its_name_is_not_hit_by_what_befell_the_first() {
+    let rig = Rig::start().await;
+    rig.standby("sb-1").await;
+    rig.sim.knobs().preempt("sb-1").unwrap();
+    let (_, deleted) = rig
+        .compute("DELETE", &format!("zones/{ZONE}/instances/sb-1"), Value::Null)
+        .await;
+    rig.operation(&deleted).await;
+    rig.standby("sb-1").await;
+    tokio::time::sleep(rig.sim.scaled(35.0)).await;
+    assert_eq!(
+        rig.standby_status("sb-1").await,
+        "RUNNING",
+        "the first one's preemption is over"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lists_are_filtered_by_label_and_paged() {
     let rig = Rig::start().await;
     for (name, gpu) in [("sb-1", "1"), ("sb-2", "2"), ("sb-3", "3")] {

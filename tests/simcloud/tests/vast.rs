@@ -433,6 +433,21 @@ async fn empty_credit_stops_every_gpu_and_refuses_starts_and_rentals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_destruction_cannot_be_undone_by_a_later_command() {
+    let rig = Rig::start().await;
+    let (id, _) = rig.gpu("gpu-a").await;
+    rig.vast("DELETE", &format!("v0/instances/{id}/"), json!({})).await;
+    rig.vast("PUT", &format!("v0/instances/{id}/"), json!({"state": "running"}))
+        .await;
+    assert_eq!(
+        rig.vast("DELETE", &format!("v0/instances/{id}/"), json!({})).await.0,
+        200,
+        "again while it goes"
+    );
+    until("the row is gone", async || rig.row(id).await.is_null().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn knobs_hide_rows_refuse_starts_and_spoil_births() {
     let rig = Rig::start().await;
     let (id, _) = rig.gpu("gpu-a").await;

@@ -183,7 +183,8 @@ fn new_vm(
         machine,
         guest: BTreeMap::new(),
         serial: String::new(),
-        change: 0,
+        // Far from any other VM's numbers, so that a step of an earlier VM of this name never applies to this one.
+        change: id << 20,
         created: now(),
         started: None,
         stopped: None,

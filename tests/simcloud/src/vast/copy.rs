@@ -134,6 +134,10 @@ fn modules_and_keys(world: &Arc<World>) -> (String, Vec<String>) {
 /// Instance to instance, done at once by the hosts.
 fn copy_direct(world: &Arc<World>, call: &Call) -> Reply {
     let body = call.json().unwrap_or(Value::Null);
+    if body["src_id"] == "local" || body["dst_id"] == "local" {
+        // Vast's own command line asks here, too, when one side is its own machine.
+        return rsync(world, call);
+    }
     let (Some(source), Some(target)) = (contract(&body["src_id"]), contract(&body["dst_id"])) else {
         return error(400, "invalid_args", "src_id and dst_id must be instances");
     };

@@ -16,6 +16,9 @@ use crate::world::World;
 /// However fast the sim runs, the notice leaves this much before the status flips.
 const NOTICE_HEAD_START: Duration = Duration::from_millis(50);
 
+/// What the contract side reads between a destruction and the row's end.
+const UNLOADED: &str = "unloaded";
+
 /// How a new contract begins.
 pub(super) enum Begin {
     Running(Option<Birth>),
@@ -27,12 +30,15 @@ pub(crate) fn alter<T>(world: &Arc<World>, id: u64, change: impl FnOnce(&mut Ins
     world.state().vast.instances.get_mut(&id).map(change)
 }
 
-/// Begins a new command: delayed steps of older ones no longer apply. Answers the number to check against.
+/// Begins a new command: delayed steps of older ones no longer apply. Answers the number to check against; `None` when
+/// there is no such instance or it is being destroyed, which nothing undoes.
 fn command(world: &Arc<World>, id: u64) -> Option<u64> {
     alter(world, id, |instance| {
-        instance.change += 1;
-        instance.change
+        let alive = instance.contract != UNLOADED;
+        instance.change += u64::from(alive);
+        alive.then_some(instance.change)
     })
+    .flatten()
 }
 
 /// Does the next step of a command later, unless a newer command came or the instance is gone.
@@ -329,9 +335,12 @@ pub(crate) fn expire(world: &Arc<World>, id: u64) -> Option<()> {
 
 /// The container, its disk and its row go, whoever wanted it.
 pub(crate) fn remove(world: &Arc<World>, id: u64) -> Option<()> {
+    if alter(world, id, |instance| instance.contract == UNLOADED)? {
+        return Some(());
+    }
     let change = command(world, id)?;
     let notice = alter(world, id, |instance| {
-        (instance.intended, instance.contract) = ("stopped", "unloaded");
+        (instance.intended, instance.contract) = ("stopped", UNLOADED);
         instance.ports_listed = false;
         Notice::deleted(instance)
     })?;
