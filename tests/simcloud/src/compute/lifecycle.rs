@@ -8,7 +8,8 @@ use super::instances::{Vm, missing};
 use super::operations::{self, Failure, Target};
 use super::{Outcome, Place, catalogue, disks, error};
 use crate::http::Reply;
-use crate::machine::{self, ForcedCommand, MachineError};
+use crate::machine::MachineError;
+use crate::sshd::{self, ForcedCommand};
 use crate::world::{World, now};
 
 /// How a new VM exceeds the quota.
@@ -168,7 +169,7 @@ fn boot(world: &Arc<World>, place: &Place, change: u64) {
     if !is_current(world, place, change) {
         return;
     }
-    let std::net::IpAddr::V4(address) = machine::free_address(world.standby_port).ip() else {
+    let std::net::IpAddr::V4(address) = sshd::free_address(world.standby_port).ip() else {
         return;
     };
     alter(world, place, |vm| {

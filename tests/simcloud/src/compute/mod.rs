@@ -1,6 +1,7 @@
 //! The Compute Engine side: its routes, its answers, its VMs and disks. Facts: `reference/google/compute.md` (2026-11).
 
 mod catalogue;
+mod checks;
 pub(crate) mod disks;
 mod filter;
 mod guest;

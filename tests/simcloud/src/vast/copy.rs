@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::{error, lifecycle, no_such_instance};
 use crate::http::{Call, Reply};
-use crate::machine::{self, ForcedCommand, Machine, MachineError};
+use crate::machine::{self, Machine, MachineError};
+use crate::sshd::{self, ForcedCommand};
 use crate::world::World;
 
 /// The host agent: one sshd whose sessions all end in an rsync daemon with a module per instance.
@@ -82,7 +83,7 @@ fn host_agent(world: &Arc<World>) -> Result<SocketAddr, MachineError> {
             let machine = Machine::create(&world.site, "vast-host-agent")?;
             let agent = HostAgent {
                 machine,
-                address: machine::free_address(machine::random_port()),
+                address: sshd::free_address(sshd::random_port()),
             };
             world.state().vast.host_agent.get_or_insert(agent).clone()
         }

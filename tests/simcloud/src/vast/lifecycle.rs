@@ -8,9 +8,11 @@ use std::time::Duration;
 use super::create::Birth;
 use super::instance::Instance;
 use super::{copy, error, no_such_instance, success};
+use crate::delivery::notify;
 use crate::http::Reply;
-use crate::machine::{ForcedCommand, MachineError};
-use crate::webhooks::{self, Notice};
+use crate::machine::MachineError;
+use crate::notices::Notice;
+use crate::sshd::ForcedCommand;
 use crate::world::World;
 
 /// However fast the sim runs, the notice leaves this much before the status flips.
@@ -98,7 +100,7 @@ fn power_on(world: &Arc<World>, id: u64, change: u64) {
         first.then(|| Notice::started(instance))
     });
     if let Some(notice) = notice.flatten() {
-        webhooks::notify(world, notice);
+        notify(world, notice);
     }
     step(world, id, change, world.options.timing.vast_ports, move |world| {
         alter(world, id, |instance| instance.ports_listed = true);
@@ -235,7 +237,7 @@ pub(crate) fn outbid(world: &Arc<World>, id: u64, kill_after: Option<f64>) -> Op
     let kill = kill_after.unwrap_or_else(|| rand::random_range(kill.0..=kill.1.max(kill.0)));
     step(world, id, change, notice, move |world| {
         if let Some(notice) = alter(world, id, |instance| Notice::outbid(instance)) {
-            webhooks::notify(world, notice);
+            notify(world, notice);
         }
         std::thread::sleep(NOTICE_HEAD_START);
         step(world, id, change, flip, move |world| lose(world, id, change, kill));
@@ -295,7 +297,7 @@ pub(crate) fn host_offline(world: &Arc<World>, id: u64) -> Option<()> {
     })?;
     machine.freeze();
     copy::refresh(world);
-    webhooks::notify(world, notice);
+    notify(world, notice);
     Some(())
 }
 
@@ -311,7 +313,7 @@ pub(crate) fn host_online(world: &Arc<World>, id: u64) -> Option<()> {
     machine.thaw();
     copy::refresh(world);
     if let Some(notice) = notice {
-        webhooks::notify(world, notice);
+        notify(world, notice);
     }
     Some(())
 }
@@ -319,7 +321,7 @@ pub(crate) fn host_online(world: &Arc<World>, id: u64) -> Option<()> {
 /// The credit is used up: every instance stops at once.
 pub(crate) fn credit_gone(world: &Arc<World>) {
     world.state().vast.credit = 0.0;
-    webhooks::notify(world, Notice::low_credit());
+    notify(world, Notice::low_credit());
     let all: Vec<u64> = world.state().vast.instances.keys().copied().collect();
     for id in all {
         stop(world, id);
@@ -347,7 +349,7 @@ pub(crate) fn remove(world: &Arc<World>, id: u64) -> Option<()> {
     if let Some(machine) = alter(world, id, |instance| Arc::clone(&instance.machine)) {
         machine.stop();
     }
-    webhooks::notify(world, notice);
+    notify(world, notice);
     step(world, id, change, world.options.timing.vast_destroy, move |world| {
         vanish(world, id)
     });
