@@ -86,7 +86,9 @@ pub(crate) fn disks(world: &World) -> Vec<LeftDisk> {
 /// Everything, as `GET /sim/state` shows it.
 pub(crate) fn state(world: &World) -> Value {
     let (machines, disks) = (machines(world), disks(world));
-    let total: f64 = machines.iter().map(|one| one.usd_per_hour).sum::<f64>()
+    // Adding to zero, because an empty sum of floats is -0.0.
+    let total: f64 = 0.0
+        + machines.iter().map(|one| one.usd_per_hour).sum::<f64>()
         + disks.iter().map(|one| one.usd_per_hour).sum::<f64>();
     let state = world.state();
     json!({

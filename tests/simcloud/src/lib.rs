@@ -9,15 +9,19 @@
 
 mod compute;
 mod control;
+mod delivery;
 mod faults;
 mod http;
 mod inventory;
 mod journal;
+mod knobs;
 mod machine;
+mod notices;
 mod options;
 mod processes;
 mod server;
 mod simcloud;
+mod sshd;
 mod token;
 mod vast;
 mod watchdog;
@@ -25,11 +29,13 @@ mod webhooks;
 mod world;
 
 pub use compute::QuotaRefusal;
+pub use delivery::{Attempt, signature};
 pub use faults::{Fault, FaultAction};
 pub use inventory::{Left, LeftDisk};
 pub use journal::Recorded;
+pub use knobs::{Knobs, NoSuchMachine};
 pub use machine::{MachineError, login_user};
 pub use options::{Options, RateLimits, Timing};
-pub use simcloud::{Knobs, NoSuchMachine, Simcloud, StartError};
+pub use simcloud::{Simcloud, StartError};
 pub use vast::Birth;
-pub use webhooks::{Attempt, Delivery, signature};
+pub use webhooks::Delivery;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::processes::{CLOUD_VARIABLE, MACHINE_VARIABLE, Marks, kill_all, signal_all};
+use crate::sshd::{self, ForcedCommand};
 
 /// How long sshd may take to listen; it takes some 20 ms, on a busy host more.
 const SSHD_START_LIMIT: Duration = Duration::from_secs(15);
@@ -91,6 +92,7 @@ pub(crate) struct Machine {
 struct Running {
     sshd: Child,
     address: SocketAddr,
+    listening: bool,
 }
 
 impl Machine {
@@ -163,9 +165,14 @@ impl Machine {
         *power = Some(Running {
             sshd: self.spawn_sshd()?,
             address,
+            listening: false,
         });
         drop(power);
         let started = self.await_listening(address);
+        match (&started, self.lock().as_mut()) {
+            (Ok(()), Some(running)) => running.listening = true,
+            (Ok(()), None) | (Err(_), _) => {}
+        }
         if started.is_err() {
             self.stop();
         }
@@ -203,11 +210,14 @@ impl Machine {
 
     /// Where its sshd listens; `None` while it is off.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
-        self.lock().as_ref().map(|running| running.address)
+        self.lock()
+            .as_ref()
+            .filter(|running| running.listening)
+            .map(|running| running.address)
     }
 
     pub(crate) fn is_on(&self) -> bool {
-        self.lock().is_some()
+        self.address().is_some()
     }
 
     /// Empties a directory in the home, making it when it is missing.
@@ -263,19 +273,7 @@ impl Machine {
     fn write_configuration(&self, address: SocketAddr, command: &ForcedCommand) -> Result<(), MachineError> {
         let session = self.directory.join("session");
         replace(&session, &command.script(), 0o755)?;
-        let directory = self.directory.display();
-        let marks = format!(
-            "{MACHINE_VARIABLE}={} {CLOUD_VARIABLE}={}",
-            self.marks.machine, self.marks.cloud
-        );
-        // SHLVL=5: bash reads the account's own start-up files only at the first shell level of a session (260 ms saved).
-        let text = format!(
-            "ListenAddress {address}\nHostKey {directory}/host_key\nPidFile {directory}/sshd.pid\n\
-             AuthorizedKeysFile {directory}/authorized_keys\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             PubkeyAuthentication yes\nPermitRootLogin yes\nUsePAM no\nStrictModes no\nUseDNS no\nPrintMotd no\nPrintLastLog no\n\
-             AllowTcpForwarding yes\nMaxStartups 500:30:1000\nMaxSessions 500\nLoginGraceTime 60\nLogLevel INFO\n\
-             Subsystem sftp /usr/lib/openssh/sftp-server\nSetEnv SHLVL=5 HOME={directory}/home {marks}\nForceCommand {directory}/session\n"
-        );
+        let text = sshd::configuration(address, &self.directory, &self.marks);
         replace(&self.directory.join("sshd_config"), &text, 0o600)
     }
 
@@ -283,7 +281,7 @@ impl Machine {
         let log_path = self.directory.join("sshd.log");
         let log = fs::File::options().create(true).append(true).open(&log_path);
         let log = log.map_err(file_error("open", &log_path))?;
-        let mut sshd = Command::new(sshd_path());
+        let mut sshd = Command::new(sshd::path());
         sshd.arg("-D")
             .arg("-e")
             .arg("-f")
@@ -319,60 +317,6 @@ impl Machine {
             address,
             log,
         })
-    }
-}
-
-/// What a login session runs in place of whatever the client asked for.
-#[derive(Debug)]
-pub(crate) enum ForcedCommand {
-    /// The client's own command through `sh -c`, in the machine's home.
-    Client { home: PathBuf },
-    /// An rsync daemon with this configuration, as Vast's host agent serves it.
-    RsyncDaemon { configuration: PathBuf },
-}
-
-impl ForcedCommand {
-    fn script(&self) -> String {
-        match self {
-            Self::Client { home } => format!(
-                "#!/bin/sh\ncd '{}' || exit 255\n\
-                 if [ -n \"$SSH_ORIGINAL_COMMAND\" ]; then exec sh -c \"$SSH_ORIGINAL_COMMAND\"; else exec sh -i; fi\n",
-                home.display()
-            ),
-            Self::RsyncDaemon { configuration } => {
-                format!(
-                    "#!/bin/sh\nexec rsync --server --daemon --config='{}' .\n",
-                    configuration.display()
-                )
-            }
-        }
-    }
-}
-
-/// A loopback address with this port that nothing listens on.
-pub(crate) fn free_address(port: u16) -> SocketAddr {
-    loop {
-        let octets = rand::random::<[u8; 2]>();
-        // 127.0.x.x is left to everybody else; .0 and .255 look like mistakes in logs.
-        let last = rand::random_range(1..=254);
-        let address = SocketAddr::from((Ipv4Addr::new(127, octets[0].max(1), octets[1], last), port));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
-}
-
-/// An unprivileged port below the ephemeral range, so that no outgoing connection ever takes it.
-pub(crate) fn random_port() -> u16 {
-    rand::random_range(20_000..32_000)
-}
-
-fn sshd_path() -> &'static str {
-    // sshd re-executes itself and therefore insists on an absolute path.
-    if Path::new("/usr/sbin/sshd").exists() {
-        "/usr/sbin/sshd"
-    } else {
-        "/usr/local/sbin/sshd"
     }
 }
 

@@ -1,23 +1,17 @@
-//! Vast's notifications: who wants them, what they say, and their signed delivery (`vast-api.md` §11a).
+//! Vast's notifications: who wants them (`vast-api.md` §11a).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::Sha256;
 
+use crate::delivery::{Attempt, Parcel, send};
 use crate::http::{Call, Reply};
+use crate::notices::Notice;
 use crate::vast::error;
-use crate::vast::instance::Instance;
 use crate::world::{World, now};
 
-/// How long a receiver may take (`vast-api.md` §11a).
-const DELIVERY_LIMIT: Duration = Duration::from_secs(10);
-/// Attempts in all; the real number is not published.
-const ATTEMPTS: u32 = 5;
 /// What a client may subscribe to (live catalogue of 2026-08-27).
 const TYPES: [&str; 24] = [
     "instance_created",
@@ -58,27 +52,12 @@ pub enum Delivery {
     Lost,
 }
 
-/// One delivery attempt that was made.
-#[derive(Debug, Clone, Serialize)]
-pub struct Attempt {
-    /// The event's id.
-    pub event_id: String,
-    /// The notification's type.
-    pub notif_type: String,
-    /// Counts from 1.
-    pub attempt: u32,
-    /// The receiver's HTTP status; `None` when it gave no answer.
-    pub status: Option<u16>,
-    /// Unix time of sending in seconds.
-    pub at: f64,
-}
-
 /// What is registered and what was sent.
 #[derive(Debug)]
 pub(crate) struct Webhooks {
-    list: BTreeMap<u64, Webhook>,
+    pub(crate) list: BTreeMap<u64, Webhook>,
     pub(crate) attempts: Vec<Attempt>,
-    inbox: Vec<Value>,
+    pub(crate) inbox: Vec<Value>,
     pub(crate) delivery: Delivery,
 }
 
@@ -94,14 +73,14 @@ impl Default for Webhooks {
 }
 
 #[derive(Debug, Clone)]
-struct Webhook {
+pub(crate) struct Webhook {
     id: u64,
     name: String,
-    url: String,
+    pub(crate) url: String,
     events: Vec<String>,
     created_at: f64,
     updated_at: f64,
-    secret: String,
+    pub(crate) secret: String,
 }
 
 impl Webhook {
@@ -110,7 +89,7 @@ impl Webhook {
             "created_at": self.created_at, "updated_at": self.updated_at})
     }
 
-    fn wants(&self, kind: &str) -> bool {
+    pub(crate) fn wants(&self, kind: &str) -> bool {
         self.events
             .iter()
             .any(|event| event.strip_prefix("client:").unwrap_or(event) == kind)
@@ -128,240 +107,6 @@ impl Webhook {
             })
             .collect()
     }
-}
-
-/// One notification, ready to be sent.
-#[derive(Debug, Clone)]
-pub(crate) struct Notice {
-    kind: &'static str,
-    subject: String,
-    message: String,
-    about: Value,
-}
-
-impl Notice {
-    fn new(kind: &'static str, subject: String, message: String, about: Value) -> Self {
-        Self {
-            kind,
-            subject,
-            message,
-            about,
-        }
-    }
-
-    pub(crate) fn created(id: u64) -> Self {
-        let message = format!("Your instance {id} has been created. View it at: https://console.vast.ai/instances/");
-        Self::new(
-            "instance_created",
-            format!("Your Vast.ai Instance #{id} Has Been Created"),
-            message,
-            json!({"instance_id": id}),
-        )
-    }
-
-    pub(crate) fn started(instance: &Instance) -> Self {
-        let (id, machine) = (instance.id, instance.offer.machine_id);
-        let message = format!(
-            "Your instance {id} running {} on machine {machine} has started. You are being charged ${:.3}/hr. View it at: https://console.vast.ai/instances/",
-            instance.image,
-            instance.hourly()
-        );
-        Self::about(
-            "instance_started",
-            instance,
-            format!("Your Vast.ai Instance #{id} Is Now Running"),
-            message,
-        )
-    }
-
-    pub(crate) fn outbid(instance: &Instance) -> Self {
-        let (id, machine) = (instance.id, instance.offer.machine_id);
-        let bid = instance.bid.unwrap_or(instance.offer.price);
-        let message = format!(
-            "Your interruptible instance {id} on machine {machine} has been outbid and will be stopped. Your bid was ${bid:.2}/hr and the current minimum bid is ${:.2}/hr. Update your bid at https://cloud.vast.ai/instances/ to keep it running.",
-            instance.floor
-        );
-        let about = json!({"instance_id": id, "machine_id": machine, "your_bid": bid, "new_min_bid": instance.floor});
-        Self::new(
-            "outbid",
-            format!("Your Interruptible Instance #{id} Has Been Outbid"),
-            message,
-            about,
-        )
-    }
-
-    pub(crate) fn deleted(instance: &Instance) -> Self {
-        let id = instance.id;
-        let message = format!(
-            "Your instance {id} on machine {} has been deleted.",
-            instance.offer.machine_id
-        );
-        Self::about(
-            "instance_deleted",
-            instance,
-            format!("Your Vast.ai Instance #{id} Has Been Deleted"),
-            message,
-        )
-    }
-
-    pub(crate) fn offline(instance: &Instance) -> Self {
-        let id = instance.id;
-        let message = format!(
-            "Your instance {id} on machine {} is offline. You are not charged while it is.",
-            instance.offer.machine_id
-        );
-        Self::about(
-            "instance_offline",
-            instance,
-            format!("Your Vast.ai Instance #{id} Is Offline"),
-            message,
-        )
-    }
-
-    pub(crate) fn online(instance: &Instance) -> Self {
-        let id = instance.id;
-        let message = format!(
-            "Your instance {id} on machine {} is back online.",
-            instance.offer.machine_id
-        );
-        Self::about(
-            "instance_online",
-            instance,
-            format!("Your Vast.ai Instance #{id} Is Back Online"),
-            message,
-        )
-    }
-
-    pub(crate) fn low_credit() -> Self {
-        let message = "Your account has run out of credit. All your instances have been stopped.".to_owned();
-        Self::new(
-            "low_credit",
-            "Your Vast.ai Credit Is Low".to_owned(),
-            message,
-            json!({}),
-        )
-    }
-
-    fn test() -> Self {
-        let message = "This is a test event triggered from the Vast.ai webhook console.".to_owned();
-        Self::new("webhook_test", "Vast.ai webhook test".to_owned(), message, json!({}))
-    }
-
-    fn about(kind: &'static str, instance: &Instance, subject: String, message: String) -> Self {
-        Self::new(
-            kind,
-            subject,
-            message,
-            json!({"instance_id": instance.id, "machine_id": instance.offer.machine_id}),
-        )
-    }
-}
-
-/// One event as it travels: the body is signed byte for byte.
-#[derive(Debug, Clone)]
-struct Parcel {
-    event_id: String,
-    kind: &'static str,
-    body: String,
-    url: String,
-    secret: String,
-}
-
-impl Parcel {
-    fn new(webhook: &Webhook, notice: &Notice, event_id: &str) -> Self {
-        let body = json!({"event_id": event_id, "user_id": 9, "notif_type": notice.kind, "subject": notice.subject,
-            "message": notice.message, "timestamp": now()});
-        Self {
-            event_id: event_id.to_owned(),
-            kind: notice.kind,
-            body: body.to_string(),
-            url: webhook.url.clone(),
-            secret: webhook.secret.clone(),
-        }
-    }
-}
-
-/// Sends a notice to everybody who subscribed, without waiting for anybody.
-pub(crate) fn notify(world: &Arc<World>, notice: Notice) {
-    let event_id = uuid::Uuid::new_v4().simple().to_string();
-    let (parcels, delivery) = {
-        let mut state = world.state();
-        let hooks = &mut state.vast.webhooks;
-        hooks.inbox.push(json!({"event_id": event_id, "notif_type": notice.kind, "created_at": now(), "associated_id": notice.about}));
-        let wanted = hooks.list.values().filter(|hook| hook.wants(notice.kind));
-        (
-            wanted
-                .map(|hook| Parcel::new(hook, &notice, &event_id))
-                .collect::<Vec<_>>(),
-            hooks.delivery,
-        )
-    };
-    let copies = match delivery {
-        Delivery::Once => 1,
-        Delivery::Twice => 2,
-        Delivery::Lost => 0,
-    };
-    for parcel in parcels {
-        for _ in 0..copies {
-            world.runtime.spawn(deliver(Arc::clone(world), parcel.clone()));
-        }
-    }
-}
-
-async fn deliver(world: Arc<World>, parcel: Parcel) {
-    let mut pause = world
-        .scale
-        .of(world.options.timing.webhook_retry)
-        .max(Duration::from_millis(20));
-    for attempt in 1..=ATTEMPTS {
-        let status = send(&world, &parcel, attempt).await;
-        // Only these are tried again; any other answer is final (vast-api.md §11a).
-        if !matches!(status, None | Some(408 | 429 | 500..=599)) {
-            return;
-        }
-        tokio::select! {
-            () = world.ended() => return,
-            () = tokio::time::sleep(pause) => pause *= 2,
-        }
-    }
-}
-
-async fn send(world: &World, parcel: &Parcel, attempt: u32) -> Option<u16> {
-    let timestamp = format!("{:.0}", now().floor());
-    let at = now();
-    let request = world
-        .client
-        .post(&parcel.url)
-        .timeout(DELIVERY_LIMIT)
-        .header("Content-Type", "application/json")
-        .header("X-Vast-Event-Id", &parcel.event_id)
-        .header("X-Vast-Delivery-Attempt", attempt.to_string())
-        .header(
-            "X-Vast-Signature-256",
-            signature(&parcel.secret, &timestamp, parcel.body.as_bytes()),
-        )
-        .header("X-Vast-Timestamp", timestamp)
-        .body(parcel.body.clone());
-    let status = request.send().await.ok().map(|answer| answer.status().as_u16());
-    let made = Attempt {
-        event_id: parcel.event_id.clone(),
-        notif_type: parcel.kind.to_owned(),
-        attempt,
-        status,
-        at,
-    };
-    world.state().vast.webhooks.attempts.push(made);
-    status
-}
-
-/// The value of `X-Vast-Signature-256`: HMAC-SHA256 over the timestamp, a dot and the raw body.
-#[must_use]
-pub fn signature(secret: &str, timestamp: &str, body: &[u8]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length");
-    mac.update(timestamp.as_bytes());
-    mac.update(b".");
-    mac.update(body);
-    format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
 }
 
 /// `/api/v0/webhooks/…`

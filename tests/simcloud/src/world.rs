@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub(crate) temporary: Mutex<Option<tempfile::TempDir>>,
     pub(crate) closed: watch::Sender<bool>,
     pub(crate) runtime: tokio::runtime::Handle,
+    /// Held while a change to Compute Engine is accepted: two inserts of one name must not both succeed.
+    pub(crate) compute_gate: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -70,6 +72,7 @@ impl World {
             temporary: Mutex::new(parts.temporary),
             closed: watch::channel(false).0,
             runtime: tokio::runtime::Handle::current(),
+            compute_gate: Mutex::new(()),
             state: Mutex::new(State {
                 vast,
                 compute: Compute::default(),

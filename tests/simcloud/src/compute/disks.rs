@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::operations::{self, Target};
-use super::{Compute, Outcome, Place, catalogue, error, filter, insert, link, not_found, schema, timestamp};
+use super::{Compute, Outcome, Place, catalogue, checks, error, filter, insert, link, not_found, schema, timestamp};
 use crate::http::{Call, Reply};
 use crate::machine::MachineError;
 use crate::world::{World, now};
@@ -223,14 +223,14 @@ fn short(
 fn create(world: &Arc<World>, call: &Call, zone: &str) -> Outcome {
     let body = super::body(call)?;
     schema::check_body("Disk", &body)?;
-    let name = insert::checked_name("resource.name", &body["name"])?;
-    let labels = insert::checked_labels(&body["labels"])?;
+    let name = checks::checked_name("resource.name", &body["name"])?;
+    let labels = checks::checked_labels(&body["labels"])?;
     let place = (zone.to_owned(), name);
     if world.state().compute.disks.contains_key(&place) {
         return Err(insert::already_exists(world, zone, "disks", &place.1));
     }
-    let size = insert::size_gb(&body["sizeGb"])?.unwrap_or(500);
-    let kind = insert::checked_disk_type(&body["type"])?;
+    let size = checks::size_gb(&body["sizeGb"])?.unwrap_or(500);
+    let kind = checks::checked_disk_type(&body["type"])?;
     make(world, &place).map_err(insert::sim_failure)?;
     {
         let mut state = world.state();
@@ -275,7 +275,7 @@ fn delete(world: &Arc<World>, place: &Place) -> Outcome {
 fn resize(world: &Arc<World>, call: &Call, place: &Place) -> Outcome {
     let body = super::body(call)?;
     schema::check_body("DisksResizeRequest", &body)?;
-    let size = insert::size_gb(&body["sizeGb"])?
+    let size = checks::size_gb(&body["sizeGb"])?
         .ok_or_else(|| error(400, "required", "Required field 'sizeGb' not specified"))?;
     let now_has = world.state().compute.disks.get(place).map_or(0, |disk| disk.size_gb);
     if size <= now_has {
@@ -294,7 +294,7 @@ fn resize(world: &Arc<World>, call: &Call, place: &Place) -> Outcome {
 fn set_labels(world: &Arc<World>, call: &Call, place: &Place) -> Outcome {
     let body = super::body(call)?;
     schema::check_body("ZoneSetLabelsRequest", &body)?;
-    let labels = insert::checked_labels(&body["labels"])?;
+    let labels = checks::checked_labels(&body["labels"])?;
     let current = world
         .state()
         .compute

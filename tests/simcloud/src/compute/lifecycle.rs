@@ -8,7 +8,8 @@ use super::instances::{Vm, missing};
 use super::operations::{self, Failure, Target};
 use super::{Outcome, Place, catalogue, disks, error};
 use crate::http::Reply;
-use crate::machine::{self, ForcedCommand, MachineError};
+use crate::machine::MachineError;
+use crate::sshd::{self, ForcedCommand};
 use crate::world::{World, now};
 
 /// How a new VM exceeds the quota.
@@ -148,7 +149,9 @@ pub(super) fn run_insert(world: &Arc<World>, place: &Place, operation: Place, ne
     });
     operations::run(world, operation, seconds, move |world| {
         if let Some(failure) = shortage(world, &target.0, Starting::New) {
-            discard(world, &target, &new_disks);
+            if is_current(world, &target, change) {
+                discard(world, &target, &new_disks);
+            }
             return Err(failure);
         }
         boot(world, &target, change);
@@ -166,7 +169,7 @@ fn boot(world: &Arc<World>, place: &Place, change: u64) {
     if !is_current(world, place, change) {
         return;
     }
-    let std::net::IpAddr::V4(address) = machine::free_address(world.standby_port).ip() else {
+    let std::net::IpAddr::V4(address) = sshd::free_address(world.standby_port).ip() else {
         return;
     };
     alter(world, place, |vm| {
@@ -240,7 +243,9 @@ pub(super) fn start(world: &Arc<World>, place: &Place) -> Outcome {
     });
     operate(world, place, "start", seconds, move |world| {
         if let Some(failure) = shortage(world, &target.0, Starting::Stopped) {
-            alter(world, &target, |vm| vm.status = "TERMINATED");
+            if is_current(world, &target, change) {
+                alter(world, &target, |vm| vm.status = "TERMINATED");
+            }
             return Err(failure);
         }
         boot(world, &target, change);
@@ -260,15 +265,17 @@ fn not_ready(world: &World, place: &Place) -> Reply {
 pub(crate) fn stop(world: &Arc<World>, place: &Place) -> Outcome {
     let status = alter(world, place, |vm| vm.status).ok_or_else(|| missing(world, &place.0, &place.1))?;
     match status {
-        "TERMINATED" => return short(world, place, "stop", |_, _| ()),
+        "TERMINATED" | "STOPPING" => return short(world, place, "stop", |_, _| ()),
         "PROVISIONING" | "STAGING" => return Err(not_ready(world, place)),
         _ => {}
     }
-    command(world, place);
+    let change = command(world, place);
     alter(world, place, |vm| vm.status = "STOPPING");
     let target = place.clone();
     operate(world, place, "stop", world.options.timing.compute_stop, move |world| {
-        power_off(world, &target);
+        if is_current(world, &target, change) {
+            power_off(world, &target);
+        }
         Ok(())
     })
 }
@@ -326,10 +333,13 @@ pub(crate) fn preempt(world: &Arc<World>, place: &Place) -> Outcome {
     let at = (place.0.clone(), name.clone());
     operations::finish(&mut world.state().compute, &at, Ok(()));
     if spot {
-        command(world, place);
+        let change = command(world, place);
         alter(world, place, |vm| vm.status = "STOPPING");
         let target = place.clone();
         world.after(world.options.timing.preempt_off, move |world| {
+            if !is_current(world, &target, change) {
+                return;
+            }
             if delete {
                 take_apart(world, &target, |auto_delete, _| auto_delete);
             } else {
@@ -343,7 +353,7 @@ pub(crate) fn preempt(world: &Arc<World>, place: &Place) -> Outcome {
 /// `DELETE …/instances/{i}`
 pub(super) fn delete(world: &Arc<World>, place: &Place) -> Outcome {
     let status = alter(world, place, |vm| vm.status).ok_or_else(|| missing(world, &place.0, &place.1))?;
-    command(world, place);
+    let change = command(world, place);
     let timing = &world.options.timing;
     let seconds = if status == "TERMINATED" {
         timing.compute_short
@@ -353,7 +363,9 @@ pub(super) fn delete(world: &Arc<World>, place: &Place) -> Outcome {
     alter(world, place, |vm| vm.status = "STOPPING");
     let target = place.clone();
     operate(world, place, "delete", seconds, move |world| {
-        take_apart(world, &target, |auto_delete, _| auto_delete);
+        if is_current(world, &target, change) {
+            take_apart(world, &target, |auto_delete, _| auto_delete);
+        }
         Ok(())
     })
 }

@@ -1,6 +1,7 @@
 //! The Compute Engine side: its routes, its answers, its VMs and disks. Facts: `reference/google/compute.md` (2026-11).
 
 mod catalogue;
+mod checks;
 pub(crate) mod disks;
 mod filter;
 mod guest;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::http::{Call, Reply};
+use crate::token;
 use crate::world::World;
 use disks::Disk;
 use instances::Vm;
@@ -100,7 +102,9 @@ fn routed(world: &Arc<World>, call: &Call) -> Outcome {
 }
 
 fn authorize(world: &World, call: &Call) -> Result<(), Reply> {
-    let known = |token: &str| token == world.options.compute_token || world.tokens.accepts(token);
+    let known = |token: &str| {
+        token == world.options.compute_token || world.tokens.accepts(token) || token::is_self_signed(world, token)
+    };
     if call.bearer.as_deref().is_some_and(known) {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! Operations: accepted now, finished later, and only then known to have failed.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -160,6 +160,7 @@ pub(crate) fn reply(world: &World, zone: &str, name: &str) -> Outcome {
 
 /// Accepts a request once: a repeat with the same `requestId` is answered with the first one's operation.
 pub(super) fn once(world: &Arc<World>, call: &Call, zone: &str, accept: impl FnOnce() -> Outcome) -> Outcome {
+    let _gate = world.compute_gate.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(request) = call.query("requestId") else {
         return accept();
     };

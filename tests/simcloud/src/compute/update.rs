@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::instances::{Attachment, fingerprint, missing};
-use super::{Outcome, Place, disks, error, filter, insert, invalid, lifecycle, schema};
+use super::{Outcome, Place, checks, disks, error, filter, insert, invalid, lifecycle, schema};
 use crate::http::Call;
 use crate::world::World;
 
@@ -20,7 +20,7 @@ fn vm<T>(world: &World, place: &Place, look: impl FnOnce(&mut super::Vm) -> T) -
 pub(super) fn labels(world: &Arc<World>, call: &Call, place: &Place) -> Outcome {
     let body = super::body(call)?;
     schema::check_body("InstancesSetLabelsRequest", &body)?;
-    let labels = insert::checked_labels(&body["labels"])?;
+    let labels = checks::checked_labels(&body["labels"])?;
     if Some(vm(world, place, |vm| vm.label_fingerprint.clone())?.as_str()) != body["labelFingerprint"].as_str() {
         return Err(filter::stale());
     }
@@ -36,7 +36,7 @@ pub(super) fn labels(world: &Arc<World>, call: &Call, place: &Place) -> Outcome 
 pub(super) fn metadata(world: &Arc<World>, call: &Call, place: &Place) -> Outcome {
     let body = super::body(call)?;
     schema::check_body("Metadata", &body)?;
-    insert::check_metadata(&body)?;
+    checks::check_metadata(&body)?;
     if Some(vm(world, place, |vm| vm.metadata_fingerprint.clone())?.as_str()) != body["fingerprint"].as_str() {
         return Err(filter::stale());
     }
@@ -55,7 +55,7 @@ pub(super) fn metadata(world: &Arc<World>, call: &Call, place: &Place) -> Outcom
 pub(super) fn scheduling(world: &Arc<World>, call: &Call, place: &Place) -> Outcome {
     let body = super::body(call)?;
     schema::check_body("Scheduling", &body)?;
-    insert::check_scheduling(&body)?;
+    checks::check_scheduling(&body)?;
     let (status, was_spot) = vm(world, place, |vm| (vm.status, vm.is_spot()))?;
     let names_model = !body["provisioningModel"].is_null() || !body["preemptible"].is_null();
     let spot = body["provisioningModel"] == "SPOT" || body["preemptible"] == true;
@@ -82,7 +82,7 @@ pub(super) fn scheduling(world: &Arc<World>, call: &Call, place: &Place) -> Outc
 /// `POST …/setMachineType`: only while the VM is off.
 pub(super) fn machine_type(world: &Arc<World>, call: &Call, place: &Place) -> Outcome {
     let body = super::body(call)?;
-    let name = insert::checked_machine_type(&body["machineType"], &place.0)?;
+    let name = checks::checked_machine_type(&body["machineType"], &place.0)?;
     if vm(world, place, |vm| vm.status)? != "TERMINATED" {
         return Err(error(
             400,
@@ -160,7 +160,7 @@ pub(super) fn attach_disk(world: &Arc<World>, call: &Call, place: &Place) -> Out
             vm.disks.iter().filter(|disk| disk.mounted.is_some()).count(),
         )
     })?;
-    let device = insert::checked_device(&body["deviceName"], count)?;
+    let device = checks::checked_device(&body["deviceName"], count)?;
     let auto_delete = body["autoDelete"] == true;
     lifecycle::short(world, place, "attachDisk", move |world, place| {
         let directory = insert::mount_name(mounts, &device);

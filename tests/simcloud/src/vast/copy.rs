@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::{error, lifecycle, no_such_instance};
 use crate::http::{Call, Reply};
-use crate::machine::{self, ForcedCommand, Machine, MachineError};
+use crate::machine::{self, Machine, MachineError};
+use crate::sshd::{self, ForcedCommand};
 use crate::world::World;
 
 /// The host agent: one sshd whose sessions all end in an rsync daemon with a module per instance.
@@ -82,7 +83,7 @@ fn host_agent(world: &Arc<World>) -> Result<SocketAddr, MachineError> {
             let machine = Machine::create(&world.site, "vast-host-agent")?;
             let agent = HostAgent {
                 machine,
-                address: machine::free_address(machine::random_port()),
+                address: sshd::free_address(sshd::random_port()),
             };
             world.state().vast.host_agent.get_or_insert(agent).clone()
         }
@@ -95,6 +96,14 @@ fn host_agent(world: &Arc<World>) -> Result<SocketAddr, MachineError> {
         .machine
         .start(agent.address, &ForcedCommand::RsyncDaemon { configuration })?;
     Ok(agent.address)
+}
+
+/// Rewrites the modules after a host came or went; does nothing before the agent was first needed.
+pub(super) fn refresh(world: &Arc<World>) {
+    let known = world.state().vast.host_agent.is_some();
+    if let Some(Err(failure)) = known.then(|| host_agent(world)) {
+        tracing::error!(error = %failure, "the host agent's modules could not be written");
+    }
 }
 
 fn modules_and_keys(world: &Arc<World>) -> (String, Vec<String>) {
@@ -126,6 +135,10 @@ fn modules_and_keys(world: &Arc<World>) -> (String, Vec<String>) {
 /// Instance to instance, done at once by the hosts.
 fn copy_direct(world: &Arc<World>, call: &Call) -> Reply {
     let body = call.json().unwrap_or(Value::Null);
+    if body["src_id"] == "local" || body["dst_id"] == "local" {
+        // Vast's own command line asks here, too, when one side is its own machine.
+        return rsync(world, call);
+    }
     let (Some(source), Some(target)) = (contract(&body["src_id"]), contract(&body["dst_id"])) else {
         return error(400, "invalid_args", "src_id and dst_id must be instances");
     };

@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 
 use super::instance::{Instance, InstanceKey};
 use super::{error, lifecycle};
+use crate::delivery::notify;
 use crate::http::{Call, Reply};
-use crate::machine::{self, Machine};
-use crate::webhooks::{self, Notice};
+use crate::machine::Machine;
+use crate::notices::Notice;
+use crate::sshd;
 use crate::world::{World, now};
 
 /// How the next new instance turns out.
@@ -84,7 +86,7 @@ fn rent(world: &Arc<World>, offer: u64, body: &Value) -> Reply {
         return error(500, "sim_failure", failure.to_string());
     }
     if startable {
-        webhooks::notify(world, Notice::created(id));
+        notify(world, Notice::created(id));
     }
     let birth = startable.then(|| world.state().vast.next_births.pop()).flatten();
     lifecycle::be_born(
@@ -212,7 +214,7 @@ fn enter(world: &Arc<World>, id: u64, offer: u64, wish: &Wish, machine: Arc<Mach
         contract: "stopped",
         status_msg: None,
         ports_listed: false,
-        address: machine::free_address(machine::random_port()),
+        address: sshd::free_address(sshd::random_port()),
         machine,
         keys,
         created_at: now(),

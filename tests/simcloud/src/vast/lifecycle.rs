@@ -7,14 +7,19 @@ use std::time::Duration;
 
 use super::create::Birth;
 use super::instance::Instance;
-use super::{error, no_such_instance, success};
+use super::{copy, error, no_such_instance, success};
+use crate::delivery::notify;
 use crate::http::Reply;
-use crate::machine::{ForcedCommand, MachineError};
-use crate::webhooks::{self, Notice};
+use crate::machine::MachineError;
+use crate::notices::Notice;
+use crate::sshd::ForcedCommand;
 use crate::world::World;
 
 /// However fast the sim runs, the notice leaves this much before the status flips.
 const NOTICE_HEAD_START: Duration = Duration::from_millis(50);
+
+/// What the contract side reads between a destruction and the row's end.
+const UNLOADED: &str = "unloaded";
 
 /// How a new contract begins.
 pub(super) enum Begin {
@@ -27,12 +32,15 @@ pub(crate) fn alter<T>(world: &Arc<World>, id: u64, change: impl FnOnce(&mut Ins
     world.state().vast.instances.get_mut(&id).map(change)
 }
 
-/// Begins a new command: delayed steps of older ones no longer apply. Answers the number to check against.
+/// Begins a new command: delayed steps of older ones no longer apply. Answers the number to check against; `None` when
+/// there is no such instance or it is being destroyed, which nothing undoes.
 fn command(world: &Arc<World>, id: u64) -> Option<u64> {
     alter(world, id, |instance| {
-        instance.change += 1;
-        instance.change
+        let alive = instance.contract != UNLOADED;
+        instance.change += u64::from(alive);
+        alive.then_some(instance.change)
     })
+    .flatten()
 }
 
 /// Does the next step of a command later, unless a newer command came or the instance is gone.
@@ -92,7 +100,7 @@ fn power_on(world: &Arc<World>, id: u64, change: u64) {
         first.then(|| Notice::started(instance))
     });
     if let Some(notice) = notice.flatten() {
-        webhooks::notify(world, notice);
+        notify(world, notice);
     }
     step(world, id, change, world.options.timing.vast_ports, move |world| {
         alter(world, id, |instance| instance.ports_listed = true);
@@ -229,7 +237,7 @@ pub(crate) fn outbid(world: &Arc<World>, id: u64, kill_after: Option<f64>) -> Op
     let kill = kill_after.unwrap_or_else(|| rand::random_range(kill.0..=kill.1.max(kill.0)));
     step(world, id, change, notice, move |world| {
         if let Some(notice) = alter(world, id, |instance| Notice::outbid(instance)) {
-            webhooks::notify(world, notice);
+            notify(world, notice);
         }
         std::thread::sleep(NOTICE_HEAD_START);
         step(world, id, change, flip, move |world| lose(world, id, change, kill));
@@ -288,7 +296,8 @@ pub(crate) fn host_offline(world: &Arc<World>, id: u64) -> Option<()> {
         (Arc::clone(&instance.machine), Notice::offline(instance))
     })?;
     machine.freeze();
-    webhooks::notify(world, notice);
+    copy::refresh(world);
+    notify(world, notice);
     Some(())
 }
 
@@ -302,8 +311,9 @@ pub(crate) fn host_online(world: &Arc<World>, id: u64) -> Option<()> {
         )
     })?;
     machine.thaw();
+    copy::refresh(world);
     if let Some(notice) = notice {
-        webhooks::notify(world, notice);
+        notify(world, notice);
     }
     Some(())
 }
@@ -311,7 +321,7 @@ pub(crate) fn host_online(world: &Arc<World>, id: u64) -> Option<()> {
 /// The credit is used up: every instance stops at once.
 pub(crate) fn credit_gone(world: &Arc<World>) {
     world.state().vast.credit = 0.0;
-    webhooks::notify(world, Notice::low_credit());
+    notify(world, Notice::low_credit());
     let all: Vec<u64> = world.state().vast.instances.keys().copied().collect();
     for id in all {
         stop(world, id);
@@ -327,16 +337,19 @@ pub(crate) fn expire(world: &Arc<World>, id: u64) -> Option<()> {
 
 /// The container, its disk and its row go, whoever wanted it.
 pub(crate) fn remove(world: &Arc<World>, id: u64) -> Option<()> {
+    if alter(world, id, |instance| instance.contract == UNLOADED)? {
+        return Some(());
+    }
     let change = command(world, id)?;
     let notice = alter(world, id, |instance| {
-        (instance.intended, instance.contract) = ("stopped", "unloaded");
+        (instance.intended, instance.contract) = ("stopped", UNLOADED);
         instance.ports_listed = false;
         Notice::deleted(instance)
     })?;
     if let Some(machine) = alter(world, id, |instance| Arc::clone(&instance.machine)) {
         machine.stop();
     }
-    webhooks::notify(world, notice);
+    notify(world, notice);
     step(world, id, change, world.options.timing.vast_destroy, move |world| {
         vanish(world, id)
     });

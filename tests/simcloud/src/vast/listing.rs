@@ -223,16 +223,18 @@ pub(super) fn show(world: &Arc<World>, id: u64) -> Reply {
     Reply::ok(json!({"instances": row}))
 }
 
-/// `GET /api/v0/instances/filters/`
+/// `GET /api/v0/instances/filters/`: the combinations of filterable values that occur.
 pub(super) fn filters(world: &Arc<World>) -> Reply {
     let state = world.state();
-    let mut names: Vec<&str> = state
+    let one = |instance: &super::Instance| json!({"actual_status": instance.actual, "verification": instance.offer.verification, "gpu_name": instance.offer.gpu_name});
+    let mut rows: Vec<Value> = state
         .vast
         .instances
         .values()
-        .map(|one| one.offer.gpu_name.as_str())
+        .filter(|one| !one.hidden)
+        .map(one)
         .collect();
-    names.sort_unstable();
-    names.dedup();
-    Reply::ok(json!({"success": true, "filters": [{"col": "gpu_name", "values": names}]}))
+    rows.sort_by_key(Value::to_string);
+    rows.dedup();
+    Reply::ok(json!({"success": true, "filters": rows}))
 }
