@@ -49,8 +49,13 @@ pub fn decide(association: &Association, event: &Event, now: Timestamp) -> Decis
         Event::PolicyChanged(policy) => requests::change_policy(a, policy),
         Event::Looked(seen) => {
             let reason = looked::looked(a, seen, now);
+            let phase = a.phase.name();
             effects = due::due(a, seen, now);
-            reason
+            // What was seen may leave nothing to do, and that ends the release.
+            a.history
+                .last()
+                .filter(|last| last.to == a.phase.name() && last.to != phase)
+                .map_or(reason, |last| last.reason)
         }
         Event::Bound { epoch } => results::bound(a, *epoch, now),
         Event::AgentReported(report) => results::agent_reported(a, report, now),

@@ -2,10 +2,14 @@
 
 #[cfg(feature = "compute")]
 pub mod compute;
+pub mod directory;
 #[cfg(test)]
 #[cfg(any(feature = "compute", feature = "vast"))]
 mod fake_server;
 #[cfg(any(feature = "compute", feature = "vast"))]
 mod http;
+pub mod memory;
+#[cfg(feature = "ssh")]
+pub mod ssh;
 #[cfg(feature = "vast")]
 pub mod vast;

@@ -14,6 +14,8 @@ use warmspare_domain::ids::{Deployment, Zone};
 use warmspare_domain::policy::{Failover, MachineSpec, Policy, Provisioning, SupersededGpu, WhenDeletedAtVast};
 use warmspare_domain::units::{MicroUsd, Seconds};
 
+use crate::placement::{ZoneWish, place};
+
 mod reader;
 
 use reader::Reader;
@@ -30,7 +32,7 @@ pub struct Config {
     /// The rules that a new association starts with.
     pub policy: Policy,
     /// Whether the machine's zone is fixed or chosen near the GPU.
-    pub zone: ZoneChoice,
+    pub zone: ZoneWish,
     /// Whether `on_gpu_created` makes standbys.
     pub auto_standby: bool,
     /// Vast.ai.
@@ -47,18 +49,6 @@ pub struct Config {
     pub sweep: Duration,
 }
 
-/// Where standbys are made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ZoneChoice {
-    /// In this zone, always.
-    Fixed(Zone),
-    /// Near the GPU; in this region when it is not known where the GPU is.
-    NearGpu {
-        /// E.g. `us-central1`.
-        default_region: String,
-    },
-}
-
 /// How Vast.ai is reached.
 #[derive(Debug, Clone)]
 pub struct VastConfig {
@@ -66,6 +56,8 @@ pub struct VastConfig {
     pub url: String,
     /// The account's key.
     pub api_key: SecretString,
+    /// Which share of Vast's minimum intervals between calls is kept, in percent; 0 suits simulated clouds only.
+    pub pace_percent: u8,
 }
 
 /// How Google Cloud is reached.
@@ -99,6 +91,13 @@ pub struct ApiToken {
     pub scope: Scope,
     /// SHA-256 of the token.
     pub sha256: [u8; 32],
+}
+
+/// What is kept of an API token: its SHA-256 in hex.
+#[must_use]
+pub fn token_hash(token: &str) -> String {
+    use sha2::Digest;
+    hex::encode(sha2::Sha256::digest(token.as_bytes()))
 }
 
 /// What a caller of the API may do.
@@ -165,16 +164,152 @@ pub fn environment_name(setting: &str) -> String {
     format!("WARMSPARE_{}", setting.to_uppercase())
 }
 
+/// A setting as `warmspare settings` lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name in a TOML file.
+    pub name: &'static str,
+    /// Its default in words.
+    pub default: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+const fn setting(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
+    Setting { name, default, meaning }
+}
+
+/// Every setting. A test holds this list against what is really read.
+pub const SETTINGS: &[Setting] = &[
+    setting("vast_api_key", "required", "key of the Vast.ai account"),
+    setting(
+        "gcp_project",
+        "required",
+        "Google Cloud project that pays for the standbys",
+    ),
+    setting(
+        "gcp_credentials",
+        "login or metadata server",
+        "service account key file (GOOGLE_APPLICATION_CREDENTIALS works, too)",
+    ),
+    setting("gcp_zone", "near the GPU", "always make standbys in this zone"),
+    setting(
+        "gcp_default_region",
+        "us-central1",
+        "region when nobody knows where the GPU is",
+    ),
+    setting("gcp_machine_type", "e2-medium", "machine type of standbys"),
+    setting("gcp_disk_size", "100", "size of the data disk in GB"),
+    setting(
+        "gcp_disk_type",
+        "pd-standard",
+        "type of the data disk; pd-balanced for many small files",
+    ),
+    setting("gcp_spot", "true", "Spot machines: cheap, and taken back at times"),
+    setting("gcp_network", "default", "VPC network of the standbys"),
+    setting("gcp_url", "Google's", "address of Compute Engine's API"),
+    setting("vast_url", "Vast's", "address of Vast.ai's API"),
+    setting(
+        "vast_pace_percent",
+        "100",
+        "share of Vast's minimum intervals between calls that is kept; lower it for simulated clouds only",
+    ),
+    setting(
+        "auto_standby_enabled",
+        "true",
+        "whether the hook gpu-created makes standbys",
+    ),
+    setting("source_path", "/workspace", "directory on the GPU that is copied"),
+    setting(
+        "excludes",
+        "none",
+        "rsync patterns that are not copied, separated by commas",
+    ),
+    setting("lag_objective_s", "90", "lag in seconds beyond which health is bad"),
+    setting(
+        "max_deleted_percent",
+        "50",
+        "a pass that would delete more of the files halts",
+    ),
+    setting("retention_s", "604800", "how long the data of a lost GPU is kept"),
+    setting(
+        "stop_standby_after_s",
+        "3600",
+        "how long the machine of a lost GPU's standby stays up",
+    ),
+    setting(
+        "when_deleted_at_vast",
+        "hold",
+        "hold or release, when a GPU disappears at Vast untold",
+    ),
+    setting("failover", "manual", "manual or automatic"),
+    setting(
+        "failover_max_price_per_hour",
+        "none",
+        "what a replacement may cost, in dollars an hour",
+    ),
+    setting(
+        "superseded_gpu",
+        "keep",
+        "keep or destroy the old GPU once its data runs, verified, on another",
+    ),
+    setting("hook_secret", "none: hooks refused", "secret that signs the hooks"),
+    setting(
+        "webhook_secret",
+        "none: webhooks refused",
+        "secret that Vast signs its notifications with",
+    ),
+    setting(
+        "api_tokens",
+        "one for you, in the state",
+        "read:<sha256> or operate:<sha256>, separated by commas",
+    ),
+    setting("listen", "127.0.0.1:8787", "where `serve` listens"),
+    setting("state_dir", "~/.local/state/warmspare", "where `serve` keeps its state"),
+    setting("deployment", "main", "name of this installation; machines carry it"),
+    setting("beat_s", "30", "seconds between two beats"),
+    setting("sweep_s", "300", "seconds between two sweeps"),
+    setting("gpu_user", "root", "login on GPUs"),
+    setting("standby_user", "warmspare", "login on standbys"),
+    setting("standby_ssh_port", "22", "SSH port of standbys"),
+    setting(
+        "standby_data_dir",
+        "/var/lib/warmspare",
+        "where the agent keeps the data on a standby",
+    ),
+    setting(
+        "standby_sudo",
+        "true",
+        "run the agent as root, so that owners of files are kept",
+    ),
+    setting(
+        "agent_binary",
+        "beside this program",
+        "the agent that is pushed to standbys",
+    ),
+    setting(
+        "operator_key",
+        "made in the state",
+        "private key that logs in to standbys",
+    ),
+    setting("startup_script", "built in", "start-up script of standbys"),
+];
+
 impl Config {
     /// Reads settings from names in small letters to their texts.
     ///
     /// # Errors
     /// Everything that is wrong or missing, and every name that is no setting: none is silently ignored.
     pub fn from_settings(settings: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
-        let mut read = Reader::new(settings);
-        let failover = read_failover(&mut read);
-        let zone = read_zone(&mut read);
-        let config = Self {
+        let mut reader = Reader::new(settings);
+        let config = Self::read(&mut reader);
+        reader.finish(config)
+    }
+
+    fn read(read: &mut Reader<'_>) -> Self {
+        let failover = read_failover(read);
+        let zone = read_zone(read);
+        Self {
             deployment: read.parsed(
                 "deployment",
                 "main",
@@ -217,6 +352,7 @@ impl Config {
             auto_standby: read.yes_or_no("auto_standby_enabled", true),
             vast: VastConfig {
                 url: read.checked("vast_url", "https://console.vast.ai", check_url),
+                pace_percent: read.bounded("vast_pace_percent", 100, 0..=100),
                 api_key: read.required_secret("vast_api_key", "make one at https://cloud.vast.ai/manage-keys/"),
             },
             gcp: GcpConfig {
@@ -245,8 +381,7 @@ impl Config {
             },
             beat: read.seconds("beat_s", Seconds(30)).duration(),
             sweep: read.seconds("sweep_s", Seconds(300)).duration(),
-        };
-        read.finish(config)
+        }
     }
 }
 
@@ -292,16 +427,24 @@ fn read_failover(read: &mut Reader<'_>) -> Failover {
     }
 }
 
-fn read_zone(read: &mut Reader<'_>) -> ZoneChoice {
-    let default_region = read.checked("gcp_default_region", "us-central1", check_resource);
-    match read.text("gcp_zone").map(str::parse::<Zone>) {
-        None => ZoneChoice::NearGpu { default_region },
-        Some(Ok(zone)) => ZoneChoice::Fixed(zone),
+fn read_zone(read: &mut Reader<'_>) -> ZoneWish {
+    let default_region = read.text("gcp_default_region").unwrap_or("us-central1").to_owned();
+    let near = ZoneWish::Near { default_region };
+    if let Err(error) = place("", &near) {
+        read.wrong("gcp_default_region", &error.to_string());
+    }
+    let fixed = match read.text("gcp_zone").map(str::parse::<Zone>) {
+        None => return near,
+        Some(Ok(zone)) => ZoneWish::Fixed(zone),
         Some(Err(error)) => {
             read.wrong("gcp_zone", &error.to_string());
-            ZoneChoice::NearGpu { default_region }
+            return near;
         }
+    };
+    if let Err(error) = place("", &fixed) {
+        read.wrong("gcp_zone", &error.to_string());
     }
+    fixed
 }
 
 fn default_state_dir() -> PathBuf {

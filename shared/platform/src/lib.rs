@@ -4,7 +4,13 @@
 
 pub mod adapters;
 pub mod config;
+pub mod contract;
+pub mod estimate;
+pub mod handlers;
+pub mod placement;
 pub mod ports;
+pub mod prices;
 pub mod pulse;
 pub mod reconcile;
 pub mod report;
+pub mod wire;

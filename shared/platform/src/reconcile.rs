@@ -168,6 +168,12 @@ impl Reconciler {
         .await
     }
 
+    /// Looks and decides, and does nothing.
+    pub async fn plan(&self, a: &Association) -> Decision {
+        let seen = self.observe(a, &Prefetched::default()).await;
+        decide(a, &Event::Looked(seen), self.world.clock.now())
+    }
+
     /// One look, decision and its effects. Answers whether another round is worth it.
     async fn round(&self, id: AssociationId, prefetched: &Prefetched) -> Result<bool, StoreError> {
         let Some(read) = self.world.store.get(id).await? else {
@@ -227,18 +233,27 @@ impl Reconciler {
     /// # Errors
     /// When the store does not answer.
     pub async fn live(&self) -> Result<Vec<Association>, StoreError> {
-        let mut live = Vec::new();
+        let mut associations = self.everything().await?;
+        associations.retain(|a| a.phase.name() != PhaseName::Released);
+        Ok(associations)
+    }
+
+    /// All associations, tombstones included, by id. One that cannot be read is reported and left out.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn everything(&self) -> Result<Vec<Association>, StoreError> {
+        let mut associations = Vec::new();
         for (id, _) in self.world.store.list().await? {
             match self.world.store.get(id).await {
-                Ok(Some(read)) if read.association.phase.name() != PhaseName::Released => live.push(read.association),
-                Ok(_) => {}
+                Ok(read) => associations.extend(read.map(|read| read.association)),
                 Err(error @ StoreError::Corrupt { .. }) => {
                     tracing::error!(gpu.id = %id, error = report::chain(&error), "an association cannot be read; its standby is left alone");
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(live)
+        Ok(associations)
     }
 
     async fn prefetch(&self, ids: &[AssociationId]) -> Prefetched {

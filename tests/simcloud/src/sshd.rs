@@ -10,14 +10,13 @@ pub(crate) fn configuration(address: SocketAddr, directory: &Path, marks: &Marks
     let directory = directory.display();
     let environment = format!("{MACHINE_VARIABLE}={} {CLOUD_VARIABLE}={}", marks.machine, marks.cloud);
     // SHLVL=5: bash reads the account's own start-up files only at the first shell level of a session (260 ms saved).
-    let text = format!(
+    format!(
         "ListenAddress {address}\nHostKey {directory}/host_key\nPidFile {directory}/sshd.pid\n\
-             AuthorizedKeysFile {directory}/authorized_keys\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             AuthorizedKeysFile {directory}/authorized_keys {directory}/home/.ssh/authorized_keys\nExposeAuthInfo yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
              PubkeyAuthentication yes\nPermitRootLogin yes\nUsePAM no\nStrictModes no\nUseDNS no\nPrintMotd no\nPrintLastLog no\n\
              AllowTcpForwarding yes\nMaxStartups 500:30:1000\nMaxSessions 500\nLoginGraceTime 60\nLogLevel INFO\n\
              Subsystem sftp /usr/lib/openssh/sftp-server\nSetEnv SHLVL=5 HOME={directory}/home {environment}\nForceCommand {directory}/session\n"
-    );
-    text
+    )
 }
 
 /// What a login session runs in place of whatever the client asked for.
@@ -32,10 +31,15 @@ pub(crate) enum ForcedCommand {
 impl ForcedCommand {
     pub(crate) fn script(&self) -> String {
         match self {
+            // sshd lets the ForceCommand that brings us here outrank the `command=` of a key, so a key's own is honoured here.
             Self::Client { home } => format!(
-                "#!/bin/sh\ncd '{}' || exit 255\n\
+                "#!/bin/sh\ncd '{home}' || exit 255\n\
+                 key=$(sed -n 's/^publickey \\([^ ]* [^ ]*\\).*/\\1/p' \"$SSH_USER_AUTH\" 2>/dev/null | head -n 1)\n\
+                 if [ -n \"$key\" ] && [ -f .ssh/authorized_keys ]; then\n\
+                 own=$(grep -F \"$key\" .ssh/authorized_keys | sed -n 's/^command=\"\\([^\"]*\\)\".*/\\1/p' | head -n 1)\n\
+                 if [ -n \"$own\" ]; then exec sh -c \"$own\"; fi\nfi\n\
                  if [ -n \"$SSH_ORIGINAL_COMMAND\" ]; then exec sh -c \"$SSH_ORIGINAL_COMMAND\"; else exec sh -i; fi\n",
-                home.display()
+                home = home.display()
             ),
             Self::RsyncDaemon { configuration } => {
                 format!(

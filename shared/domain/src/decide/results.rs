@@ -19,8 +19,9 @@ const TARGETS_PER_RESTORE: u8 = 3;
 /// Failures of a restore on one target before another target is tried.
 const FAILURES_PER_TARGET: u8 = 3;
 
-/// The first wait after a failure; it doubles with each failure in a row.
-const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// The first wait after a failure; it doubles with each failure in a row. Short, because the commonest failure is a key that takes 10 to 15 s to
+/// arrive on a GPU (`reference/vast/vast-api.md` §7).
+const FIRST_WAIT: Duration = Duration::from_secs(2);
 
 /// The longest wait between two attempts: a user who tops up an account or raises a quota should not wait longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);

@@ -244,6 +244,13 @@ impl<'a> Reader<'a> {
     }
 }
 
+#[cfg(test)]
+pub(super) fn names_read_by(settings: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let mut reader = Reader::new(settings);
+    let _ = Config::read(&mut reader);
+    reader.asked
+}
+
 /// The known name that differs in at most three edits.
 fn nearest<'n>(name: &str, known: &'n BTreeSet<String>) -> Option<&'n str> {
     let distance = |candidate: &str| edit_distance(name.as_bytes(), candidate.as_bytes());

@@ -62,3 +62,28 @@ fn secrets_do_not_show_in_debug_output() {
     let config = Config::from_settings(&settings(&[("vast_api_key", "very-secret"), ("gcp_project", "p")])).unwrap();
     assert!(!format!("{config:?}").contains("very-secret"));
 }
+
+#[test]
+fn the_list_of_settings_is_what_is_really_read() {
+    let mut everything: BTreeMap<String, String> = SETTINGS
+        .iter()
+        .map(|setting| (setting.name.to_owned(), String::new()))
+        .collect();
+    everything.insert("no_such_setting_at_all".to_owned(), "x".to_owned());
+    let error = Config::from_settings(&everything).unwrap_err();
+    let unknown: Vec<_> = error
+        .0
+        .iter()
+        .filter(|problem| problem.text.contains("no such setting"))
+        .map(|p| p.setting.as_str())
+        .collect();
+    assert_eq!(unknown, ["no_such_setting_at_all"], "a listed setting is not read");
+    let known: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+    let empty = BTreeMap::new();
+    let asked = reader::names_read_by(&empty);
+    let unlisted: Vec<_> = asked
+        .iter()
+        .filter(|name| !name.ends_with("_file") && !known.contains(&name.as_str()))
+        .collect();
+    assert!(unlisted.is_empty(), "read but not listed: {unlisted:?}");
+}

@@ -1,0 +1,104 @@
+//! Calls the API of a running `warmspare serve` or of the deployed functions.
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::settings::default_state_dir;
+
+/// Where the API is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Api {
+    /// Address of the API.
+    #[arg(
+        long,
+        env = "WARMSPARE_URL",
+        default_value = "http://127.0.0.1:8787",
+        hide_env_values = true,
+        global = true
+    )]
+    url: String,
+    /// Print JSON instead of words.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+impl Api {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.send(reqwest::Method::GET, path, None::<&()>).await
+    }
+
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+        self.send(reqwest::Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+        self.send(reqwest::Method::PATCH, path, Some(body)).await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> anyhow::Result<T> {
+        let url = format!("{}{path}", self.url.trim_end_matches('/'));
+        let mut request = reqwest::Client::new()
+            .request(method, &url)
+            .bearer_auth(token()?)
+            .timeout(std::time::Duration::from_secs(60));
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|error| {
+            anyhow!(
+                "cannot reach {}: {}. Is `warmspare serve` running there? Set WARMSPARE_URL for another address",
+                self.url,
+                root_cause(&error)
+            )
+        })?;
+        let status = answer.status();
+        let text = answer.text().await.context("the answer broke off")?;
+        if !status.is_success() {
+            let message = serde_json::from_str::<Value>(&text)
+                .ok()
+                .and_then(|value| value["error"]["message"].as_str().map(ToOwned::to_owned));
+            bail!(
+                "{}",
+                message.unwrap_or_else(|| format!("{url} answered {status}; it is not the warmspare API"))
+            );
+        }
+        serde_json::from_str(&text).with_context(|| format!("{url} did not answer as the warmspare API does"))
+    }
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// The token from the environment, or the one that `serve` left for the person who runs it.
+fn token() -> anyhow::Result<String> {
+    if let Ok(token) = std::env::var("WARMSPARE_TOKEN") {
+        return Ok(token);
+    }
+    let path = default_state_dir().join("token");
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        format!(
+            "no API token: set WARMSPARE_TOKEN (no token file at {}, where `warmspare serve` leaves one)",
+            path.display()
+        )
+    })?;
+    Ok(text.trim().to_owned())
+}
+
+/// Prints a value as JSON for programs.
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}

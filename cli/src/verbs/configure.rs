@@ -1,0 +1,83 @@
+//! `warmspare configure`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Map, Value};
+use warmspare_domain::ids::GpuId;
+
+use super::words::text;
+use crate::client::{Api, print_json};
+
+/// Change the rules of one GPU. Only what is named changes.
+#[derive(Debug, Args)]
+pub(crate) struct Configure {
+    #[command(flatten)]
+    api: Api,
+    /// The Vast.ai contract number.
+    gpu: GpuId,
+    /// The directory on the GPU that is copied.
+    #[arg(long)]
+    source_path: Option<String>,
+    /// rsync pattern that is not copied; may be given more than once, and replaces the list.
+    #[arg(long = "exclude")]
+    excludes: Option<Vec<String>>,
+    /// The largest lag promised, in seconds.
+    #[arg(long)]
+    lag_objective_s: Option<u32>,
+    /// A pass that would remove more than this share of the files halts.
+    #[arg(long)]
+    max_deleted_percent: Option<u8>,
+    /// How long the data of a lost GPU is kept, in seconds.
+    #[arg(long)]
+    retention_s: Option<u32>,
+    /// How long the machine of a lost GPU's standby stays up, in seconds.
+    #[arg(long)]
+    stop_standby_after_s: Option<u32>,
+    /// `hold` or `release`.
+    #[arg(long)]
+    when_deleted_at_vast: Option<String>,
+    /// `manual` or `automatic`.
+    #[arg(long)]
+    failover: Option<String>,
+    /// What a replacement may cost an hour, in dollars.
+    #[arg(long)]
+    failover_max_dollars_per_hour: Option<f64>,
+    /// `keep` or `destroy`.
+    #[arg(long)]
+    superseded_gpu: Option<String>,
+}
+
+impl Configure {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let mut change = Map::new();
+        let mut set = |name: &str, value: Option<Value>| value.map(|value| change.insert(name.to_owned(), value));
+        set("source_path", self.source_path.map(Value::from));
+        set("excludes", self.excludes.map(Value::from));
+        set("lag_objective_s", self.lag_objective_s.map(Value::from));
+        set("max_deleted_percent", self.max_deleted_percent.map(Value::from));
+        set("retention_s", self.retention_s.map(Value::from));
+        set("stop_standby_after_s", self.stop_standby_after_s.map(Value::from));
+        set("when_deleted_at_vast", self.when_deleted_at_vast.map(Value::from));
+        set("failover", self.failover.map(Value::from));
+        set(
+            "failover_max_dollars_per_hour",
+            self.failover_max_dollars_per_hour.map(Value::from),
+        );
+        set("superseded_gpu", self.superseded_gpu.map(Value::from));
+        let view: Value = self
+            .api
+            .patch(&format!("/v1/associations/{}", self.gpu), &change)
+            .await?;
+        if self.api.json {
+            print_json(&view)?;
+        } else {
+            println!(
+                "the rules of GPU {} are now:\n{}",
+                text(&view, "gpu"),
+                serde_json::to_string_pretty(&view["policy"])?
+            );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

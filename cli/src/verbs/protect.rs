@@ -1,0 +1,31 @@
+//! `warmspare protect`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+use warmspare_domain::ids::GpuId;
+
+use super::words::outcome;
+use crate::client::{Api, print_json};
+
+/// Make a standby for a GPU.
+#[derive(Debug, Args)]
+pub(crate) struct Protect {
+    #[command(flatten)]
+    api: Api,
+    /// The Vast.ai contract number.
+    gpu: GpuId,
+}
+
+impl Protect {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let answer: Value = self.api.post("/v1/associations", &json!({"gpu": self.gpu})).await?;
+        if self.api.json {
+            print_json(&answer)?;
+        } else {
+            println!("{}", outcome(&answer));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

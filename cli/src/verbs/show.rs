@@ -1,0 +1,50 @@
+//! `warmspare show`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::Value;
+use warmspare_domain::ids::GpuId;
+
+use super::words::{exit_code, lag, point, text};
+use crate::client::{Api, print_json};
+
+/// Show one GPU's association: phase, health, lag, history.
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    api: Api,
+    /// The Vast.ai contract number.
+    gpu: GpuId,
+}
+
+impl Show {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let view: Value = self.api.get(&format!("/v1/associations/{}", self.gpu)).await?;
+        if self.api.json {
+            print_json(&view)?;
+            return Ok(exit_code(&view));
+        }
+        println!("GPU              {} (epoch {})", text(&view, "gpu"), view["epoch"]);
+        println!("phase            {}", text(&view, "phase"));
+        println!("health           {}", text(&view, "health"));
+        for reason in view["health_reasons"].as_array().into_iter().flatten() {
+            println!("                 {}", reason.as_str().unwrap_or_default());
+        }
+        println!("standby          {} in {}", text(&view, "standby"), text(&view, "zone"));
+        println!("would be lost    {}", lag(&view));
+        println!("recovery points  {}, newest: {}", view["recovery_points"], point(&view));
+        println!("agent heard      {}", text(&view, "heard_at"));
+        println!("history");
+        for step in view["history"].as_array().into_iter().flatten() {
+            println!(
+                "  {}  {:>12} -> {:<12} {}",
+                text(step, "at"),
+                text(step, "from"),
+                text(step, "to"),
+                text(step, "reason")
+            );
+        }
+        Ok(exit_code(&view))
+    }
+}

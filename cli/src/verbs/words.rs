@@ -1,0 +1,44 @@
+//! Shows the API's answers to a person.
+
+use serde_json::Value;
+use warmspare_domain::units::Bytes;
+
+/// A text field, or `-`.
+pub(super) fn text<'v>(value: &'v Value, field: &str) -> &'v str {
+    value[field].as_str().unwrap_or("-")
+}
+
+/// What would be lost right now.
+pub(super) fn lag(view: &Value) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "shown with one decimal")]
+    view["lag_ms"]
+        .as_u64()
+        .map_or_else(|| "-".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1000.0))
+}
+
+/// The newest recovery point in words.
+pub(super) fn point(view: &Value) -> String {
+    let point = &view["latest_recovery_point"];
+    match (point["files"].as_u64(), point["bytes"].as_u64()) {
+        (Some(files), Some(bytes)) => format!("{files} files, {}", Bytes(bytes)),
+        _ => "none yet".to_owned(),
+    }
+}
+
+/// What a hook-like request did.
+pub(super) fn outcome(answer: &Value) -> String {
+    let phase = answer["phase"]
+        .as_str()
+        .map(|phase| format!(" ({phase})"))
+        .unwrap_or_default();
+    format!("{}: {}{phase}", text(answer, "result"), text(answer, "reason"))
+}
+
+/// A halted association makes the exit code 3.
+pub(super) fn exit_code(view: &Value) -> std::process::ExitCode {
+    if text(view, "phase") == "halted" {
+        std::process::ExitCode::from(crate::HALTED)
+    } else {
+        std::process::ExitCode::SUCCESS
+    }
+}

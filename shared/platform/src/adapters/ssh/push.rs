@@ -1,0 +1,54 @@
+//! Puts the agent on a standby, named by the hash of its content.
+
+use tokio::time::timeout;
+use warmspare_domain::observed::Endpoint;
+
+use super::SshAgents;
+use crate::ports::AgentError;
+
+/// Where an agent of this version lives, relative to the login's home.
+pub(super) fn remote_path(version: &str) -> String {
+    format!(".warmspare/agent-{version}")
+}
+
+impl SshAgents {
+    /// Puts our version there unless it is there. A push that breaks off leaves nothing under the agent's name.
+    pub(super) async fn push(&self, standby: &Endpoint) -> Result<(), AgentError> {
+        let pushing = async {
+            let path = remote_path(&self.version);
+            if !self.run(standby, &format!("test -x {path}"), b"").await?.succeeded() {
+                self.upload(standby, &path).await?;
+            }
+            self.connections.note_agent(standby, &self.version);
+            Ok(())
+        };
+        timeout(self.settings.limits.push, pushing).await.unwrap_or_else(|_| {
+            self.connections.forget(standby);
+            Err(AgentError::Unreachable {
+                address: standby.address.clone(),
+                detail: "the agent could not be pushed in time".to_owned(),
+            })
+        })
+    }
+
+    async fn upload(&self, standby: &Endpoint, path: &str) -> Result<(), AgentError> {
+        let size = self.binary.len();
+        let fresh = format!("{path}.{}", uuid::Uuid::new_v4().simple());
+        // Only our own hexadecimal digits and numbers are part of this command. Older versions go, but for the newest two: another control plane
+        // may be in the middle of a deploy.
+        let command = format!(
+            "mkdir -p .warmspare && chmod 700 .warmspare && cat > {fresh} && [ \"$(wc -c < {fresh})\" -eq {size} ] && chmod 755 {fresh} && mv {fresh} {path} \
+             && ls -t .warmspare/agent-* | tail -n +4 | xargs -r rm -f || {{ rm -f {fresh}; exit 1; }}"
+        );
+        let output = self.run(standby, &command, &self.binary).await?;
+        if output.succeeded() {
+            return Ok(());
+        }
+        let detail = format!(
+            "it could not be put there ({}): {}",
+            output.status_words(),
+            output.stderr_tail()
+        );
+        Err(AgentError::Broken { detail })
+    }
+}

@@ -1,0 +1,160 @@
+//! What comes in over HTTP. Each part is a router of its own, so that a function mounts one and `serve` mounts all.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use tracing::warn;
+use warmspare_domain::association::Association;
+use warmspare_domain::event::Event;
+use warmspare_domain::ids::{AssociationId, GpuId};
+use warmspare_domain::policy::Policy;
+use warmspare_domain::reason::Reason;
+
+use crate::config::{CallerConfig, Config, MachineConfig};
+use crate::placement::ZoneWish;
+use crate::ports::StoreError;
+use crate::reconcile::{Applied, Reconciler};
+use crate::report;
+
+pub mod api;
+mod failure;
+pub mod hooks;
+pub mod machines;
+pub mod page;
+pub mod replay;
+pub mod seal;
+pub mod vast_webhook;
+pub mod view;
+
+pub use failure::Failure;
+
+/// Makes somebody look at an association soon: in `serve` a beat starts at once, on Lambda a message is queued.
+pub trait Nudge: Send + Sync {
+    /// Asks for a beat of this association.
+    fn nudge(&self, id: AssociationId);
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct App {
+    /// Takes in events.
+    pub reconciler: Reconciler,
+    /// Makes somebody look soon.
+    pub nudge: Arc<dyn Nudge>,
+    /// The rules that a new association starts with.
+    pub default_policy: Policy,
+    /// Where standbys are made.
+    pub zone: ZoneWish,
+    /// Whether `on_gpu_created` makes standbys.
+    pub auto_standby: bool,
+    /// The secrets of those who call.
+    pub callers: Arc<CallerConfig>,
+    /// The machines.
+    pub machines: Arc<MachineConfig>,
+    /// Events that were taken in lately.
+    pub seen_events: Arc<replay::SeenEvents>,
+}
+
+impl App {
+    /// The handlers' share of the settings.
+    #[must_use]
+    pub fn new(config: &Config, reconciler: Reconciler, nudge: Arc<dyn Nudge>) -> Self {
+        Self {
+            reconciler,
+            nudge,
+            default_policy: config.policy.clone(),
+            zone: config.zone.clone(),
+            auto_standby: config.auto_standby,
+            callers: Arc::new(config.callers.clone()),
+            machines: Arc::new(config.machines.clone()),
+            seen_events: Arc::default(),
+        }
+    }
+
+    /// Finds the association that a GPU belongs to or once belonged to.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn find(&self, gpu: GpuId) -> Result<Option<Association>, StoreError> {
+        if let Some(read) = self.reconciler.world().store.get(AssociationId::of(gpu)).await? {
+            return Ok(Some(read.association));
+        }
+        // Rare: a GPU that took over another one's data.
+        Ok(self
+            .reconciler
+            .live()
+            .await?
+            .into_iter()
+            .find(|a| a.gpu == gpu || a.superseded.contains(&gpu) || is_target(a, gpu)))
+    }
+
+    /// Takes in an event about a known association, and has it looked at when it changed anything.
+    async fn apply(&self, id: AssociationId, event: &Event) -> Result<Applied, Failure> {
+        let applied = self
+            .reconciler
+            .apply(id, event)
+            .await?
+            .ok_or_else(|| Failure::unknown_gpu(id.first_gpu()))?;
+        if applied.changed {
+            self.nudge.nudge(id);
+        }
+        Ok(applied)
+    }
+}
+
+fn is_target(a: &Association, gpu: GpuId) -> bool {
+    use warmspare_domain::association::{Phase, Target};
+    match &a.phase {
+        Phase::Restoring { job, .. } => match job.target {
+            Target::Gpu { gpu: target, .. } => target == gpu,
+            Target::ToRent { .. } => false,
+        },
+        Phase::Provisioning
+        | Phase::Seeding
+        | Phase::Protected
+        | Phase::Holding(_)
+        | Phase::Halted { .. }
+        | Phase::Releasing { .. }
+        | Phase::Released { .. } => false,
+    }
+}
+
+/// Everything on one port, as `warmspare serve` offers it.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .merge(hooks::router(app.clone()))
+        .merge(vast_webhook::router(app.clone()))
+        .merge(api::router(app.clone()))
+        .merge(page::router(app))
+        .route("/healthz", get(|| async { "ok" }))
+        .fallback(|| async {
+            Failure::new(
+                StatusCode::NOT_FOUND,
+                "no_such_path",
+                "there is nothing at this path; the README lists the paths",
+            )
+        })
+}
+
+/// Logs what a handler turned down; the caller gets the same words.
+fn log_refusal(what: &str, failure: &Failure) {
+    warn!(error = %failure, "refused a call to {what}");
+}
+
+/// A reason in words, for answers.
+fn words(reason: Reason) -> String {
+    reason.to_string()
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(error = report::chain(&error), "the association store failed");
+        Failure::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "store_unavailable",
+            "the association store did not take the change; nothing was done. Send it again in a few seconds",
+        )
+    }
+}

@@ -1,0 +1,461 @@
+//! The HTTPS API for tools and for the command line.
+
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use warmspare_domain::association::{Association, Link, Phase, PointChoice};
+use warmspare_domain::event::{Destination, Event, Subject};
+use warmspare_domain::ids::{GpuId, RecoveryPointId};
+use warmspare_domain::reason::Reason;
+use warmspare_domain::units::{MicroUsd, Timestamp};
+use warmspare_wire::agent::{AuthorizeDownload, Outcome, RecoveryPoint, Request};
+
+use super::hooks::HookAnswer;
+use super::view::AssociationView;
+use super::{App, Failure, machines, seal, words};
+use crate::config::Scope;
+use crate::estimate::{Estimate, EstimateInput, estimate};
+use crate::placement::place;
+
+mod body;
+pub mod change;
+
+use body::Body;
+use change::PolicyChange;
+
+/// How long a download permission lasts unless the caller says otherwise.
+const DOWNLOAD_HOURS: u32 = 1;
+
+/// The longest download permission: a day is enough for a terabyte over a home line's first hop.
+const DOWNLOAD_HOURS_AT_MOST: u32 = 24;
+
+/// How long a question to an agent may take while a caller waits.
+const AGENT_LIMIT: Duration = Duration::from_secs(20);
+
+/// All paths under `/v1`.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/v1/machines", get(machines::list))
+        .route("/v1/associations", get(list).post(protect))
+        .route("/v1/associations/{gpu}", get(show).patch(configure))
+        .route("/v1/associations/{gpu}/plan", get(plan))
+        .route("/v1/associations/{gpu}/recovery-points", get(recovery_points))
+        .route("/v1/associations/{gpu}/sync/start", post(start_sync))
+        .route("/v1/associations/{gpu}/sync/stop", post(stop_sync))
+        .route("/v1/associations/{gpu}/accept-source", post(accept_source))
+        .route("/v1/associations/{gpu}/fail", post(fail))
+        .route("/v1/associations/{gpu}/restore", post(restore))
+        .route("/v1/associations/{gpu}/download", post(download))
+        .route("/v1/associations/{gpu}/release", post(release))
+        .route("/v1/estimate", get(estimate_costs))
+        .with_state(app)
+}
+
+impl App {
+    fn allow(&self, headers: &HeaderMap, scope: Scope) -> Result<(), Failure> {
+        seal::check_token(headers, &self.callers.api_tokens, scope)
+    }
+
+    async fn known(&self, gpu: &str) -> Result<Association, Failure> {
+        let gpu: GpuId = gpu.parse().map_err(|error| Failure::bad_request(format!("{error}")))?;
+        self.find(gpu).await?.ok_or_else(|| Failure::unknown_gpu(gpu))
+    }
+
+    fn view(&self, a: &Association) -> AssociationView {
+        let world = self.reconciler.world();
+        AssociationView::new(a, world.pulses.get(a.id).as_ref(), world.clock.now())
+    }
+
+    /// Applies a request of the user; one that does not fit the phase is an error for them.
+    async fn ask(&self, a: &Association, event: &Event) -> Result<Json<AssociationView>, Failure> {
+        let applied = self.apply(a.id, event).await?;
+        if matches!(
+            applied.reason,
+            Reason::NotNow | Reason::NothingSaved | Reason::AlreadyReleased
+        ) {
+            let phase = applied.association.phase.name();
+            return Err(Failure::conflict(format!(
+                "GPU {} is {phase}: {}; nothing was changed",
+                a.gpu,
+                words(applied.reason)
+            )));
+        }
+        Ok(Json(self.view(&applied.association)))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct ListQuery {
+    #[serde(default)]
+    all: bool,
+}
+
+async fn list(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Vec<AssociationView>>, Failure> {
+    app.allow(&headers, Scope::Read)?;
+    let associations = if query.all {
+        app.reconciler.everything().await?
+    } else {
+        app.reconciler.live().await?
+    };
+    let views = associations.iter().map(|a| app.view(a)).collect();
+    Ok(Json(views))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Protect {
+    gpu: GpuId,
+}
+
+async fn protect(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Body(body): Body<Protect>,
+) -> Result<Json<HookAnswer>, Failure> {
+    app.allow(&headers, Scope::Operate)?;
+    app.protect(body.gpu).await.map(Json)
+}
+
+async fn show(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(gpu): Path<String>,
+) -> Result<Json<AssociationView>, Failure> {
+    app.allow(&headers, Scope::Read)?;
+    Ok(Json(app.view(&app.known(&gpu).await?)))
+}
+
+async fn configure(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(gpu): Path<String>,
+    Body(change): Body<PolicyChange>,
+) -> Result<Json<AssociationView>, Failure> {
+    app.allow(&headers, Scope::Operate)?;
+    let a = app.known(&gpu).await?;
+    let policy = change.applied_to(&a.policy).map_err(Failure::bad_request)?;
+    app.ask(&a, &Event::PolicyChanged(Box::new(policy))).await
+}
+
+/// What the next beat would do.
+#[derive(Debug, Serialize)]
+struct Plan {
+    effects: Vec<String>,
+    reason: String,
+    phase_after: String,
+}
+
+async fn plan(State(app): State<App>, headers: HeaderMap, Path(gpu): Path<String>) -> Result<Json<Plan>, Failure> {
+    app.allow(&headers, Scope::Read)?;
+    let a = app.known(&gpu).await?;
+    let decision = app.reconciler.plan(&a).await;
+    Ok(Json(Plan {
+        effects: decision
+            .effects
+            .iter()
+            .map(|effect| effect.kind().to_string())
+            .collect(),
+        reason: words(decision.reason),
+        phase_after: decision.next.phase.name().to_string(),
+    }))
+}
+
+async fn recovery_points(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(gpu): Path<String>,
+) -> Result<Json<Vec<RecoveryPoint>>, Failure> {
+    app.allow(&headers, Scope::Read)?;
+    let a = app.known(&gpu).await?;
+    let outcome = app.question(&a, Request::RecoveryPoints).await?;
+    let Outcome::RecoveryPoints(points) = outcome else {
+        return Err(unexpected(&outcome));
+    };
+    Ok(Json(points))
+}
+
+async fn start_sync(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(gpu): Path<String>,
+) -> Result<Json<AssociationView>, Failure> {
+    app.allow(&headers, Scope::Operate)?;
+    let a = app.known(&gpu).await?;
+    app.ask(&a, &Event::SyncStartRequested).await
+}
+
+async fn stop_sync(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(gpu): Path<String>,
+) -> Result<Json<AssociationView>, Failure> {
+    app.allow(&headers, Scope::Operate)?;
+    let a = app.known(&gpu).await?;
+    app.ask(&a, &Event::SyncStopRequested).await
+}
+
+async fn accept_source(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(gpu): Path<String>,
+) -> Result<Json<AssociationView>, Failure> {
+    app.allow(&headers, Scope::Operate)?;
+    let a = app.known(&gpu).await?;
+    app.ask(&a, &Event::SourceAccepted).await
+}
+
+async fn fail(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(gpu): Path<String>,
+) -> Result<Json<HookAnswer>, Failure> {
+    app.allow(&headers, Scope::Operate)?;
+    let a = app.known(&gpu).await?;
+    app.mark_gpu_failed(a.gpu).await.map(Json)
+}
+
+/// Where and what to restore: one of `onto` and `rent`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestoreWish {
+    onto: Option<GpuId>,
+    rent: Option<RentTerms>,
+    point: Option<RecoveryPointId>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RentTerms {
+    max_dollars_per_hour: f64,
+}
+
+async fn restore(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(gpu): Path<String>,
+    Body(wish): Body<RestoreWish>,
+) -> Result<Json<AssociationView>, Failure> {
+    app.allow(&headers, Scope::Operate)?;
+    let a = app.known(&gpu).await?;
+    let destination = match (wish.onto, wish.rent) {
+        (Some(target), None) => {
+            app.check_target(&a, target).await?;
+            Destination::Onto(target)
+        }
+        (None, Some(terms)) => {
+            let cap = MicroUsd::from_dollars(terms.max_dollars_per_hour).filter(|cap| cap.0 > 0);
+            Destination::Rent {
+                max_price_per_hour: cap
+                    .ok_or_else(|| Failure::bad_request("max_dollars_per_hour must be a price above 0"))?,
+            }
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            return Err(Failure::bad_request(
+                "say where to: either {\"onto\": \"vast-123\"} or {\"rent\": {\"max_dollars_per_hour\": 0.4}}",
+            ));
+        }
+    };
+    let point = wish.point.map_or(PointChoice::Latest, PointChoice::Id);
+    app.ask(&a, &Event::RestoreRequested { point, destination }).await
+}
+
+/// One key may pull one recovery point, straight from the standby.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DownloadWish {
+    public_key: String,
+    hours: Option<u32>,
+    point: Option<RecoveryPointId>,
+}
+
+/// How to pull it.
+#[derive(Debug, Serialize)]
+struct DownloadTerms {
+    address: String,
+    port: u16,
+    user: String,
+    host_key: String,
+    until: Timestamp,
+    point: RecoveryPoint,
+}
+
+async fn download(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(gpu): Path<String>,
+    Body(wish): Body<DownloadWish>,
+) -> Result<Json<DownloadTerms>, Failure> {
+    app.allow(&headers, Scope::Operate)?;
+    let a = app.known(&gpu).await?;
+    let hours = wish.hours.unwrap_or(DOWNLOAD_HOURS);
+    if !(1..=DOWNLOAD_HOURS_AT_MOST).contains(&hours) {
+        return Err(Failure::bad_request(format!(
+            "hours must be 1 to {DOWNLOAD_HOURS_AT_MOST}"
+        )));
+    }
+    // A standby that rests is woken; the caller asks again until it is up.
+    let applied = app.apply(a.id, &Event::StandbyWanted).await?;
+    let a = applied.association;
+    let Link::Up(endpoint) = &a.standby.link else {
+        app.nudge.nudge(a.id);
+        return Err(Failure::unavailable(format!(
+            "the standby of GPU {} is being started for the download; ask again in a few seconds",
+            a.gpu
+        )));
+    };
+    let until = app.reconciler.world().clock.now() + Duration::from_secs(u64::from(hours) * 3600);
+    let point = wish.point.map_or(PointChoice::Latest, PointChoice::Id);
+    let request = Request::AuthorizeDownload(AuthorizeDownload {
+        public_key: wish.public_key,
+        until,
+        point,
+    });
+    let outcome = app.question(&a, request).await?;
+    let Outcome::DownloadAuthorized { point, until } = outcome else {
+        return Err(unexpected(&outcome));
+    };
+    Ok(Json(DownloadTerms {
+        address: endpoint.address.clone(),
+        port: endpoint.port,
+        user: app.machines.standby_user.clone(),
+        host_key: endpoint.host_key.clone(),
+        until,
+        point,
+    }))
+}
+
+/// Deleting needs the GPU's id typed again.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Release {
+    confirm: GpuId,
+}
+
+async fn release(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(gpu): Path<String>,
+    Body(body): Body<Release>,
+) -> Result<Json<HookAnswer>, Failure> {
+    app.allow(&headers, Scope::Operate)?;
+    let a = app.known(&gpu).await?;
+    if body.confirm != a.gpu && body.confirm != a.id.first_gpu() {
+        return Err(Failure::bad_request(format!(
+            "to delete the standby and all recovery points of GPU {}, send {{\"confirm\": \"{}\"}}",
+            a.gpu, a.gpu
+        )));
+    }
+    app.report(
+        &a,
+        &Event::ReleaseRequested {
+            subject: Subject::Association,
+        },
+    )
+    .await
+    .map(Json)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EstimateQuery {
+    gpu: GpuId,
+    gb_per_day: Option<u32>,
+    data_gb: Option<u32>,
+}
+
+async fn estimate_costs(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Query(query): Query<EstimateQuery>,
+) -> Result<Json<Estimate>, Failure> {
+    app.allow(&headers, Scope::Read)?;
+    let input = app
+        .estimate_input(query.gpu, query.gb_per_day.unwrap_or(10), query.data_gb.unwrap_or(10))
+        .await?;
+    estimate(&input)
+        .map(Json)
+        .map_err(|error| Failure::bad_request(error.to_string()))
+}
+
+impl App {
+    /// What to estimate: the standby that the GPU has, or the one that it would get.
+    async fn estimate_input(&self, gpu: GpuId, gb_per_day: u32, data_gb: u32) -> Result<EstimateInput, Failure> {
+        let (machine, region, profile) = match self.find(gpu).await? {
+            Some(a) => (a.policy.machine.clone(), a.standby.zone.region().to_owned(), a.profile),
+            None => {
+                let rows = self.reconciler.world().gpus.look(&[gpu]).await;
+                let rows = rows.map_err(|error| {
+                    Failure::unavailable(format!("Vast did not answer when asked for GPU {gpu}: {error}"))
+                })?;
+                let row = rows.get(&gpu).ok_or_else(|| Failure::unknown_gpu(gpu))?;
+                let placement =
+                    place(&row.geolocation, &self.zone).map_err(|error| Failure::unavailable(error.to_string()))?;
+                let region = placement
+                    .zones
+                    .first()
+                    .map_or("", warmspare_domain::ids::Zone::region)
+                    .to_owned();
+                (self.default_policy.machine.clone(), region, row.profile())
+            }
+        };
+        Ok(EstimateInput {
+            gpu,
+            region,
+            machine,
+            upload_price_per_gb: profile.upload_price_per_gb,
+            gb_per_day,
+            data_gb,
+        })
+    }
+
+    /// A target that has a standby of its own would have two masters.
+    async fn check_target(&self, a: &Association, target: GpuId) -> Result<(), Failure> {
+        match self.find(target).await? {
+            Some(other) if other.id != a.id && !matches!(other.phase, Phase::Released { .. }) => {
+                Err(Failure::conflict(format!(
+                    "GPU {target} has a standby of its own ({}); release that first: warmspare release {target}",
+                    other.standby.name
+                )))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Asks the agent while the caller waits.
+    async fn question(&self, a: &Association, request: Request) -> Result<Outcome, Failure> {
+        let Link::Up(endpoint) = &a.standby.link else {
+            return Err(Failure::unavailable(format!(
+                "the standby of GPU {} is not up now; its data is safe on its disk",
+                a.gpu
+            )));
+        };
+        let outcome = self
+            .reconciler
+            .world()
+            .agents
+            .call(endpoint, request, AGENT_LIMIT)
+            .await;
+        match outcome {
+            Ok(Outcome::Refused(refusal)) => Err(Failure::conflict(refusal.message)),
+            Ok(outcome) => Ok(outcome),
+            Err(error) => Err(Failure::unavailable(format!(
+                "{error}; the data on its disk is not touched. Ask again in a few seconds"
+            ))),
+        }
+    }
+}
+
+fn unexpected(outcome: &Outcome) -> Failure {
+    tracing::error!(answer = ?std::mem::discriminant(outcome), "the agent answered something else than was asked");
+    Failure::unavailable(
+        "the agent answered something else than was asked; it is replaced at the next beat when its version differs",
+    )
+}

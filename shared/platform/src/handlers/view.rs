@@ -1,0 +1,125 @@
+//! How an association is shown: our record, its health, and what its agent said last. Times are RFC 3339, sizes bytes, money millionths of a dollar.
+
+use serde::Serialize;
+use warmspare_domain::association::{Association, Copying, Phase, PhaseName, Transition};
+use warmspare_domain::health::{Grade, health};
+use warmspare_domain::ids::{AssociationId, Epoch, GpuId, StandbyName, Zone};
+use warmspare_domain::policy::Policy;
+use warmspare_domain::units::{Bytes, Timestamp};
+use warmspare_wire::agent::{PassActivity, Progress, RecoveryPoint, RestoreActivity};
+
+use crate::pulse::Pulse;
+
+/// An association as the API shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct AssociationView {
+    /// Its name.
+    pub association: AssociationId,
+    /// The GPU it is bound to.
+    pub gpu: GpuId,
+    /// Of that binding.
+    pub epoch: Epoch,
+    /// Where our record says it stands.
+    pub phase: PhaseName,
+    /// Details of the phase: since when, why, with what target.
+    pub phase_detail: Phase,
+    /// `good`, `degraded` or `bad`.
+    pub health: &'static str,
+    /// Why, in words, worst first.
+    pub health_reasons: Vec<String>,
+    /// Whether copying is switched on.
+    pub copying: Copying,
+    /// The standby's name.
+    pub standby: StandbyName,
+    /// Its zone.
+    pub zone: Zone,
+    /// What would be lost right now, in milliseconds; `null` before the first pass completed.
+    pub lag_ms: Option<u64>,
+    /// What could be restored.
+    pub latest_recovery_point: Option<RecoveryPoint>,
+    /// How many recovery points there are.
+    pub recovery_points: u64,
+    /// The pass under way.
+    pub pass: Option<Progress>,
+    /// The restore job.
+    pub restore: Option<RestoreActivity>,
+    /// Free space on the data disk.
+    pub disk_free: Option<Bytes>,
+    /// When the agent was heard last.
+    pub heard_at: Option<Timestamp>,
+    /// GPUs whose data moved on.
+    pub superseded: Vec<GpuId>,
+    /// The rules.
+    pub policy: Policy,
+    /// How it came to be so.
+    pub history: Vec<HistoryLine>,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A transition with its reason in words.
+#[derive(Debug, Clone, Serialize)]
+pub struct HistoryLine {
+    /// When.
+    pub at: Timestamp,
+    /// From which phase.
+    pub from: PhaseName,
+    /// To which phase.
+    pub to: PhaseName,
+    /// Why.
+    pub reason: String,
+}
+
+impl AssociationView {
+    /// Shows an association.
+    #[must_use]
+    pub fn new(a: &Association, pulse: Option<&Pulse>, now: Timestamp) -> Self {
+        let heartbeat = pulse.map(Pulse::heartbeat);
+        let health = health(a, heartbeat.as_ref(), now);
+        let status = pulse.map(|pulse| &pulse.status);
+        let lag = heartbeat
+            .and_then(|beat| beat.last_pass_started_at)
+            .map(|start| now.since(start));
+        Self {
+            association: a.id,
+            gpu: a.gpu,
+            epoch: a.epoch,
+            phase: a.phase.name(),
+            phase_detail: a.phase.clone(),
+            health: match health.grade {
+                Grade::Good => "good",
+                Grade::Degraded => "degraded",
+                Grade::Bad => "bad",
+            },
+            health_reasons: health.reasons,
+            copying: a.copying,
+            standby: a.standby.name.clone(),
+            zone: a.standby.zone.clone(),
+            lag_ms: lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
+            latest_recovery_point: status.and_then(|status| status.points.latest.clone()),
+            recovery_points: status.map_or(0, |status| status.points.count),
+            pass: status.and_then(|status| match status.pass {
+                PassActivity::Idle => None,
+                PassActivity::Running { progress, .. } => Some(progress),
+            }),
+            restore: status
+                .map(|status| status.restore.clone())
+                .filter(|restore| *restore != RestoreActivity::Never),
+            disk_free: status.map(|status| status.disk.free),
+            heard_at: pulse.map(|pulse| pulse.at),
+            superseded: a.superseded.iter().copied().collect(),
+            policy: a.policy.clone(),
+            history: a.history.iter().map(line).collect(),
+            created_at: a.created_at,
+        }
+    }
+}
+
+fn line(step: &Transition) -> HistoryLine {
+    HistoryLine {
+        at: step.at,
+        from: step.from,
+        to: step.to,
+        reason: step.reason.to_string(),
+    }
+}

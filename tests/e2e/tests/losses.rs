@@ -1,0 +1,215 @@
+//! Ways to lose a GPU, and what is saved.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use warmspare_e2e::{
+    Setting, await_phase, await_view, fast, is_on, newest_point_directory, next_point, play, protected_gpu,
+    running_gpu, standbys, until, word,
+};
+
+fn failing_over() -> Setting {
+    fast()
+        .with("failover", "automatic")
+        .with("failover_max_price_per_hour", "2.00")
+}
+
+fn number(view: &serde_json::Value) -> anyhow::Result<u64> {
+    Ok(word(&view["gpu"]).trim_start_matches("vast-").parse()?)
+}
+
+/// Writes numbered lines, each on disk before the next, until told to stop or until the machine's directory refuses.
+fn write_without_pause(path: std::path::PathBuf, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
+        let mut line = 0_u64;
+        while !stop.load(Ordering::SeqCst) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+            if writeln!(file, "{now} {line}").and_then(|()| file.sync_data()).is_err() {
+                break;
+            }
+            line += 1;
+            std::thread::sleep(Duration::from_millis(3));
+        }
+    })
+}
+
+#[test]
+fn an_outbid_loses_nothing_that_was_on_disk_before_the_notice() {
+    play(fast(), |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            let log = stage.workspace(gpu)?.join("training.log");
+            let stop = Arc::new(AtomicBool::new(false));
+            let writer = write_without_pause(log.clone(), Arc::clone(&stop));
+            next_point(stage, gpu).await?;
+            stage.cloud.knobs().outbid(gpu, None).expect("the GPU exists");
+            until("the GPU is stopped", async || Ok(!is_on(stage, gpu))).await?;
+            stop.store(true, Ordering::SeqCst);
+            writer.join().expect("the writer ends well");
+            let view = await_phase(stage, gpu, &["holding"]).await?;
+            assert_eq!(view["phase_detail"]["holding"]["cause"], "outbid");
+            let notice = stage
+                .cloud
+                .notification_attempts()
+                .into_iter()
+                .find(|attempt| attempt.notif_type == "outbid")
+                .expect("a notice was sent");
+            let saved = std::fs::read_to_string(newest_point_directory(stage)?.join("training.log"))?;
+            let written = std::fs::read_to_string(log)?;
+            let before = written.lines().filter(|line| {
+                line.split(' ')
+                    .next()
+                    .is_some_and(|ms| ms.parse::<f64>().is_ok_and(|ms| ms <= notice.at * 1000.0))
+            });
+            let lost: usize = before.filter(|line| !saved.contains(*line)).map(str::len).sum();
+            assert_eq!(lost, 0, "bytes lost that were on disk before the notice");
+            assert!(
+                written.starts_with(&saved),
+                "what was saved is a beginning of what was written"
+            );
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_paused_gpu_that_comes_back_by_itself_is_protected_again() {
+    play(fast(), |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            stage.cloud.knobs().outbid(gpu, None).expect("the GPU exists");
+            await_phase(stage, gpu, &["holding"]).await?;
+            stage.cloud.knobs().outbid_clears(gpu).expect("the GPU exists");
+            let view = await_phase(stage, gpu, &["protected"]).await?;
+            assert_eq!(view["epoch"], 1, "the same GPU keeps its epoch");
+            std::fs::write(stage.workspace(gpu)?.join("after.txt"), "back")?;
+            next_point(stage, gpu).await?;
+            assert!(newest_point_directory(stage)?.join("after.txt").is_file());
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_paused_gpu_that_comes_back_after_its_data_moved_never_writes_to_the_standby() {
+    play(failing_over(), |stage| {
+        Box::pin(async {
+            let old = protected_gpu(stage).await?;
+            stage.cloud.knobs().outbid(old, None).expect("the GPU exists");
+            let view = await_view(stage, old, "the data on another GPU", |view| {
+                view["phase"] == "protected" && view["epoch"] != 1
+            })
+            .await?;
+            let new = number(&view)?;
+            assert_ne!(new, old);
+            stage.cloud.knobs().outbid_clears(old).expect("the GPU exists");
+            until("the old GPU runs again", async || Ok(is_on(stage, old))).await?;
+            std::fs::write(stage.workspace(old)?.join("from-the-past.txt"), "old")?;
+            std::fs::write(stage.workspace(new)?.join("from-the-present.txt"), "new")?;
+            next_point(stage, new).await?;
+            next_point(stage, new).await?;
+            let newest = newest_point_directory(stage)?;
+            assert!(newest.join("from-the-present.txt").is_file());
+            assert!(
+                !newest.join("from-the-past.txt").exists(),
+                "the superseded GPU was read"
+            );
+            let view = stage.view(new).await?;
+            assert_eq!(view["superseded"], json!([format!("vast-{old}")]));
+            assert!(
+                view["health_reasons"].to_string().contains("superseded"),
+                "its cost is told"
+            );
+            // A report about the old one is about the past.
+            let answer = warmspare_e2e::destroyed(stage, old, "user_request").await?;
+            assert!(word(&answer["reason"]).contains("moved on"), "{answer}");
+            assert_eq!(stage.view(new).await?["phase"], "protected");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn an_empty_account_stops_every_gpu_and_rents_none() {
+    play(failing_over(), |stage| {
+        Box::pin(async {
+            let (one, two) = (protected_gpu(stage).await?, protected_gpu(stage).await?);
+            stage.cloud.knobs().set_credit(0.0);
+            for gpu in [one, two] {
+                let view = await_phase(stage, gpu, &["holding"]).await?;
+                assert_eq!(view["phase_detail"]["holding"]["cause"], "out_of_credit");
+            }
+            let rents = stage
+                .cloud
+                .requests()
+                .iter()
+                .filter(|request| request.method == "PUT" && request.path.contains("/asks/"))
+                .count();
+            assert_eq!(rents, 2, "only the user's own two");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_short_listing_is_no_proof_and_two_complete_ones_hold_the_data() {
+    play(fast(), |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            stage.cloud.knobs().remove(gpu).expect("the GPU exists");
+            let view = await_phase(stage, gpu, &["holding"]).await?;
+            assert_eq!(view["phase_detail"]["holding"]["cause"], "gone");
+            assert_eq!(standbys(stage).len(), 1);
+            newest_point_directory(stage).map(drop)
+        })
+    });
+}
+
+#[test]
+fn errors_of_a_provider_are_never_a_loss() {
+    use simcloud::{Fault, FaultAction};
+    play(fast(), |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            let fault = |action| Fault::once("GET", "/api/v1/instances", action).times(6);
+            stage.cloud.inject(fault(FaultAction::Status { code: 500 }));
+            stage.cloud.knobs().host_offline(gpu).expect("the GPU exists");
+            stage.cloud.knobs().host_online(gpu).expect("the GPU exists");
+            next_point(stage, gpu).await?;
+            let view = stage.view(gpu).await?;
+            assert_eq!(
+                (word(&view["phase"]), view["history"].as_array().map(Vec::len)),
+                ("protected", Some(2)),
+                "{view:#}"
+            );
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn nothing_saved_yet_is_said_when_the_gpu_goes_early() {
+    play(fast(), |stage| {
+        Box::pin(async {
+            let gpu = running_gpu(stage).await?;
+            warmspare_e2e::created(stage, gpu).await?;
+            stage.cloud.knobs().stop_silently(gpu).expect("the GPU exists");
+            let view = await_phase(stage, gpu, &["holding"]).await?;
+            let reasons = view["health_reasons"].to_string();
+            let saved_something = view["recovery_points"].as_u64().unwrap_or(0) > 0;
+            assert!(
+                saved_something || reasons.contains("nothing, or only a part, was saved"),
+                "{reasons}"
+            );
+            Ok(())
+        })
+    });
+}

@@ -1,0 +1,149 @@
+//! What comes back is what was there: content, modes, times, symbolic links, hard links, extended attributes, odd names.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::json;
+use tokio::process::Command;
+use warmspare_e2e::{
+    await_phase, await_view, created, failed, fast, newest_point_directory, next_point, play, program, running_gpu,
+    tree, word,
+};
+
+/// A tree with everything that a file system can hold and training does.
+fn plant(root: &Path, files: u32, big_bytes: usize) -> anyhow::Result<()> {
+    for number in 0..files {
+        let directory = root.join(format!("data/{:03}", number % 97));
+        fs::create_dir_all(&directory)?;
+        let path = directory.join(format!("sample {number}.json"));
+        fs::write(
+            &path,
+            format!("{{\"sample\": {number}}}\n").repeat(1 + number as usize % 7),
+        )?;
+        let modified = UNIX_EPOCH + Duration::new(1_600_000_000 + u64::from(number), number % 1_000_000);
+        fs::File::open(&path)?.set_modified(modified)?;
+        if number % 11 == 0 {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o440 + number % 7))?;
+        }
+        if number % 13 == 0 {
+            fs::hard_link(&path, directory.join(format!("again {number}")))?;
+        }
+    }
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut block = vec![0_u8; 1 << 20];
+    let big = fs::File::create(root.join("model.safetensors"))?;
+    for offset in (0..big_bytes).step_by(block.len()) {
+        for chunk in block.chunks_exact_mut(8) {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            chunk.copy_from_slice(&state.to_le_bytes());
+        }
+        big.write_all_at(&block, offset as u64)?;
+    }
+    fs::File::create(root.join("sparse.bin"))?.set_len(64 << 20)?;
+    symlink("model.safetensors", root.join("latest"))?;
+    symlink("/nowhere/at/all", root.join("dangling"))?;
+    for odd in [
+        &b"new\nline"[..],
+        b"caf\xe9",
+        b" leading",
+        b"-rf",
+        b"$(reboot)",
+        b"quo'te\"s",
+        b"*",
+    ] {
+        fs::write(root.join(OsStr::from_bytes(odd)), odd)?;
+    }
+    fs::create_dir_all(root.join("empty directory"))?;
+    rustix::fs::setxattr(
+        root.join("model.safetensors"),
+        "user.epoch",
+        b"17\0binary",
+        rustix::fs::XattrFlags::empty(),
+    )?;
+    Ok(())
+}
+
+fn restored_equals_source(files: u32, big_bytes: usize) {
+    play(fast(), move |stage| {
+        Box::pin(async move {
+            let gpu = running_gpu(stage).await?;
+            plant(&stage.workspace(gpu)?, files, big_bytes)?;
+            created(stage, gpu).await?;
+            await_phase(stage, gpu, &["protected"]).await?;
+            next_point(stage, gpu).await?;
+            assert_eq!(
+                tree::differences(&stage.workspace(gpu)?, &newest_point_directory(stage)?)?,
+                Vec::<String>::new()
+            );
+            failed(stage, gpu).await?;
+            await_phase(stage, gpu, &["holding"]).await?;
+            let target = running_gpu(stage).await?;
+            let wish = json!({"onto": target.to_string()});
+            stage
+                .api(
+                    reqwest::Method::POST,
+                    &format!("/v1/associations/{gpu}/restore"),
+                    Some(wish),
+                )
+                .await?;
+            await_view(stage, gpu, "the data on the new GPU", |view| {
+                word(&view["gpu"]) == format!("vast-{target}")
+            })
+            .await?;
+            assert_eq!(
+                tree::differences(&stage.workspace(gpu)?, &stage.workspace(target)?)?,
+                Vec::<String>::new()
+            );
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_restored_tree_equals_its_source() {
+    restored_equals_source(1500, 24 << 20);
+}
+
+#[test]
+#[ignore = "1 GiB and 20,000 files take minutes on a small machine: make test-long"]
+fn a_restored_gibibyte_of_20000_files_equals_its_source() {
+    restored_equals_source(20_000, 1 << 30);
+}
+
+#[test]
+fn a_download_goes_straight_from_the_standby_and_is_whole() {
+    play(fast(), |stage| {
+        Box::pin(async {
+            let gpu = running_gpu(stage).await?;
+            plant(&stage.workspace(gpu)?, 200, 2 << 20)?;
+            created(stage, gpu).await?;
+            await_phase(stage, gpu, &["protected"]).await?;
+            next_point(stage, gpu).await?;
+            let target = stage.directory().join("downloaded");
+            let mut download = Command::new(program());
+            download
+                .arg("download")
+                .arg(gpu.to_string())
+                .arg(&target)
+                .arg("--json")
+                .stdin(Stdio::null());
+            download
+                .env("WARMSPARE_URL", stage.serve_url())
+                .env("WARMSPARE_TOKEN", stage.token());
+            let output = download.output().await?;
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert_eq!(
+                tree::differences(&stage.workspace(gpu)?, &target)?,
+                Vec::<String>::new()
+            );
+            Ok(())
+        })
+    });
+}
