@@ -1,0 +1,126 @@
+//! Exhaustive exploration of one association in a small world.
+//!
+//! Two reconcilers and the sweep run at once; between any two of their steps anything may happen that the budgets of the path allow.
+
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a step that a function is not about cannot happen there"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the exploration measures itself and lets its bounds be changed; the rules under test do not see it"
+)]
+
+mod calm;
+mod model;
+mod rules;
+mod scenarios;
+mod search;
+mod world;
+
+use std::time::Instant;
+
+use calm::Calm;
+use model::Model;
+use rules::Rules;
+use search::{Found, search};
+
+#[test]
+fn whatever_happens_the_invariants_hold_and_calm_settles_everything() {
+    let limit = std::env::var("EXPLORE_LIMIT")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(scenarios::STATES_PER_SCENARIO);
+    let only = std::env::var("EXPLORE_ONLY").unwrap_or_default();
+    let start = Instant::now();
+    let mut total = Totals::default();
+    let mut failures = Vec::new();
+    for scenario in scenarios::all()
+        .into_iter()
+        .filter(|scenario| scenario.name.contains(&only))
+    {
+        let began = Instant::now();
+        let (mut model, root) = scenario.build(Rules::REAL);
+        let mut calm = Calm::default();
+        let found = search(&mut model, &mut calm, root, limit);
+        total.add(scenario.name, &found, &model, &calm, began.elapsed().as_secs_f64());
+        if let Some(violation) = found.violation {
+            println!("  BROKEN {}", violation.broken);
+            for step in &violation.path {
+                println!("    {step:?}");
+            }
+            failures.push(format!("{}: {}", scenario.name, violation.broken.invariant));
+        }
+    }
+    total.print(start.elapsed().as_secs_f64());
+    assert!(failures.is_empty(), "{failures:?}");
+    assert!(
+        total.states >= 1_000_000 || !only.is_empty() || limit != scenarios::STATES_PER_SCENARIO,
+        "only {} states",
+        total.states
+    );
+}
+
+#[derive(Default)]
+struct Totals {
+    states: usize,
+    transitions: usize,
+    decisions: usize,
+    calm: usize,
+    steady: usize,
+    longest: u8,
+    checks: model::Checks,
+}
+
+impl Totals {
+    fn add(&mut self, name: &str, found: &Found, model: &Model, calm: &Calm, seconds: f64) {
+        println!(
+            "{name:<44} {:>9} states {:>10} transitions  depth {:>3}{}  {:>6} associations {:>7} decisions  {:>7} calm worlds, settled in ≤ {:>2} beats  {seconds:>5.1} s",
+            found.states,
+            found.transitions,
+            found.depth,
+            if found.complete { " (all)" } else { " (cut)" },
+            model.mind.associations.len(),
+            model.mind.decisions,
+            calm.distinct(),
+            calm.longest,
+        );
+        self.states += found.states;
+        self.transitions += found.transitions;
+        self.decisions += model.mind.decisions;
+        self.calm += calm.checked;
+        self.steady += calm.steady;
+        self.longest = self.longest.max(calm.longest);
+        let (sum, more) = (&mut self.checks, model.checks);
+        sum.last_copy += more.last_copy;
+        sum.superseded += more.superseded;
+        sum.overwritten += more.overwritten;
+        sum.in_use += more.in_use;
+        sum.verdicts += more.verdicts;
+    }
+
+    fn print(&self, seconds: f64) {
+        println!(
+            "\n{} distinct states, {} transitions, {seconds:.1} s",
+            self.states, self.transitions
+        );
+        println!("checks per invariant:");
+        println!(
+            "  {:>9} × each of the {} invariants of a decision, and repeated requests (once per distinct decision)",
+            self.decisions,
+            warmspare_domain::invariants::DECISION_INVARIANTS
+        );
+        for (name, count) in [
+            ("never_the_last_copy", self.checks.last_copy),
+            ("superseded_is_never_read", self.checks.superseded),
+            ("live_gpu_is_never_overwritten", self.checks.overwritten),
+            ("a_gpu_in_use_is_never_destroyed", self.checks.in_use),
+            ("a_verdict_stays_true", self.checks.verdicts),
+            ("one_standby_paid, no_orphan, progress (calm)", self.calm),
+            ("steady_state_makes_no_effects_but_passes", self.steady),
+        ] {
+            println!("  {count:>9} × {name}");
+        }
+        println!("longest way to calm: {} beats of at most {}", self.longest, calm::BEATS);
+    }
+}
