@@ -190,8 +190,11 @@ fn held(a: &mut Association, gpu: &Observed<GpuSeen>, now: Timestamp) -> Reason 
     if loss.cause.heals_by_itself() && matches!(gpu, Observed::Present(GpuSeen::Running(_))) {
         a.watch = crate::association::GpuWatch::CALM;
         let phase = copying_phase(a);
-        // Its address may have changed, and so may the list of keys that it lets in.
-        if a.standby.binding == Binding::Bound {
+        if a.last_epoch > a.epoch {
+            // A restore was tried meanwhile, and its epoch fences off the passes of the older one.
+            a.take_next_epoch();
+        } else if a.standby.binding == Binding::Bound {
+            // Its address may have changed, and so may the list of keys that it lets in.
             a.standby.binding = Binding::Stale;
         }
         a.enter(phase, Reason::GpuCameBack, now);

@@ -8,7 +8,7 @@ use crate::association::{
 };
 use crate::event::{Destination, Subject};
 use crate::ids::GpuId;
-use crate::policy::Policy;
+use crate::policy::{Policy, SupersededGpu};
 use crate::reason::Reason;
 use crate::units::Timestamp;
 use crate::warrant::{Ground, ReleaseWarrant};
@@ -219,6 +219,13 @@ pub(super) fn restore(a: &mut Association, point: &PointChoice, destination: Des
         Phase::Provisioning | Phase::Seeding | Phase::Protected => return Reason::NotNow,
         Phase::Releasing { .. } | Phase::Released { .. } => return Reason::AlreadyReleased,
     };
+    if let Destination::Onto(gpu) = destination
+        && a.superseded.contains(&gpu)
+        && a.policy.superseded == SupersededGpu::Destroy
+    {
+        // It is being destroyed; an order to do so may be under way.
+        return Reason::Superseded;
+    }
     match a.saved {
         Saved::Nothing => Reason::NothingSaved,
         Saved::Points => {

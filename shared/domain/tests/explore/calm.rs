@@ -12,8 +12,8 @@ use crate::model::{Model, bits, gpu_id, labelled};
 use crate::rules::NOW;
 use crate::world::{Answer, AsSeen, GpuState, Machine, Reconciler, Restore, Sweep, World};
 
-/// Calm beats after which every association must be protected again, held, halted or released, with nothing left over.
-pub(crate) const BEATS: u8 = 16;
+/// Fewer than the retention lasts: a release by date is no progress. Calm beats after which every association must be protected again, held, halted or released, with nothing left over.
+pub(crate) const BEATS: u8 = 6;
 
 /// Time between two calm beats: longer than every wait between attempts, so that a beat is one attempt.
 const BEAT: i64 = 1_000_000;

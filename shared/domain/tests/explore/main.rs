@@ -13,6 +13,7 @@
 
 mod calm;
 mod model;
+mod mutants;
 mod rules;
 mod scenarios;
 mod search;
@@ -23,39 +24,39 @@ use std::time::Instant;
 use calm::Calm;
 use model::Model;
 use rules::Rules;
+use scenarios::{Bounds, Scenario};
 use search::{Found, search};
 
 #[test]
 fn whatever_happens_the_invariants_hold_and_calm_settles_everything() {
-    let limit = std::env::var("EXPLORE_LIMIT")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(scenarios::STATES_PER_SCENARIO);
-    let only = std::env::var("EXPLORE_ONLY").unwrap_or_default();
+    let setting = |name: &str| std::env::var(name).unwrap_or_default();
+    let only = setting("EXPLORE_ONLY");
+    let limit = setting("EXPLORE_LIMIT")
+        .parse()
+        .unwrap_or(scenarios::NEAREST_STATES_LIMIT);
     let start = Instant::now();
     let mut total = Totals::default();
-    let mut failures = Vec::new();
-    for scenario in scenarios::all()
-        .into_iter()
-        .filter(|scenario| scenario.name.contains(&only))
-    {
-        let began = Instant::now();
-        let (mut model, root) = scenario.build(Rules::REAL);
-        let mut calm = Calm::default();
-        let found = search(&mut model, &mut calm, root, limit);
-        total.add(scenario.name, &found, &model, &calm, began.elapsed().as_secs_f64());
-        if let Some(violation) = found.violation {
-            println!("  BROKEN {}", violation.broken);
-            for step in &violation.path {
-                println!("    {step:?}");
-            }
-            failures.push(format!("{}: {}", scenario.name, violation.broken.invariant));
+    let jumps = setting("EXPLORE_JUMPS").parse().unwrap_or(scenarios::EVERY_STATE.jumps);
+    let every = Bounds {
+        jumps,
+        ..scenarios::EVERY_STATE
+    };
+    let every_limit = setting("EXPLORE_EVERY_LIMIT")
+        .parse()
+        .unwrap_or(scenarios::EVERY_STATE_LIMIT);
+    for (bounds, limit) in [(every, every_limit), (scenarios::NEAREST_STATES, limit)] {
+        println!(
+            "\n{} disturbances and {} jumps of time on a path, every state, at most {limit} a scenario:",
+            bounds.disturbances, bounds.jumps,
+        );
+        for scenario in scenarios::all().iter().filter(|scenario| scenario.name.contains(&only)) {
+            total.explore(scenario, bounds, limit);
         }
     }
     total.print(start.elapsed().as_secs_f64());
-    assert!(failures.is_empty(), "{failures:?}");
+    assert!(total.failures.is_empty(), "{:?}", total.failures);
     assert!(
-        total.states >= 1_000_000 || !only.is_empty() || limit != scenarios::STATES_PER_SCENARIO,
+        !only.is_empty() || total.states >= 1_000_000,
         "only {} states",
         total.states
     );
@@ -70,9 +71,26 @@ struct Totals {
     steady: usize,
     longest: u8,
     checks: model::Checks,
+    failures: Vec<String>,
 }
 
 impl Totals {
+    fn explore(&mut self, scenario: &Scenario, bounds: Bounds, limit: usize) {
+        let began = Instant::now();
+        let (mut model, root) = scenario.build(Rules::REAL, bounds);
+        let mut calm = Calm::default();
+        let found = search(&mut model, &mut calm, root, limit);
+        self.add(scenario.name, &found, &model, &calm, began.elapsed().as_secs_f64());
+        if let Some(violation) = found.violation {
+            println!("  BROKEN {}", violation.broken);
+            for step in &violation.path {
+                println!("    {step:?}");
+            }
+            self.failures
+                .push(format!("{}: {}", scenario.name, violation.broken.invariant));
+        }
+    }
+
     fn add(&mut self, name: &str, found: &Found, model: &Model, calm: &Calm, seconds: f64) {
         println!(
             "{name:<44} {:>9} states {:>10} transitions  depth {:>3}{}  {:>6} associations {:>7} decisions  {:>7} calm worlds, settled in ≤ {:>2} beats  {seconds:>5.1} s",

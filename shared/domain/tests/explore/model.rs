@@ -1,7 +1,6 @@
 //! What every step does to the world: the shell, the providers, the agents, the user, and time.
 
 use warmspare_domain::association::{Association, Phase, PointChoice};
-use warmspare_domain::decide::needs;
 use warmspare_domain::effect::{Accept, Effect, EffectKind, StandbyRef, Urgency};
 use warmspare_domain::event::{Destination, Event, Subject};
 use warmspare_domain::halt::HaltReason;
@@ -169,7 +168,7 @@ impl Model {
 
     pub(crate) fn seen(&self, w: &World, as_seen: AsSeen) -> Option<Seen> {
         let a = self.association(w);
-        let needs = needs(a, NOW);
+        let needs = (self.mind.rules.needs)(a, NOW);
         let gpu = |id: Option<GpuId>| match (id, as_seen) {
             (None, _) | (_, AsSeen::GpusSilent) => Observed::Unknown,
             (Some(_), AsSeen::ShortList) => Observed::Absent,
@@ -519,7 +518,8 @@ impl Model {
         }
         let agent = w.standbys[index].agent;
         let stale = if self.mind.rules.agent_fences {
-            agent.bound != small(epoch)
+            // A restore fences off the passes of every epoch before its own: the data is about to live elsewhere.
+            agent.bound != small(epoch) || small(epoch) < agent.restore.epoch()
         } else {
             agent.bound == 0
         };
@@ -577,9 +577,15 @@ impl Model {
         let slot = slot_of(target);
         let agent = &mut w.standbys[index].agent;
         let number = small(epoch);
-        let under_way =
-            matches!(agent.restore, Restore::Running { epoch, .. } | Restore::Verified { epoch } if epoch == number);
-        if self.mind.rules.agent_fences && number < agent.bound.max(agent.restore.epoch()) {
+        let remembers = self.mind.rules.agent_remembers;
+        let under_way = match agent.restore {
+            Restore::Running { epoch, .. } => epoch == number,
+            Restore::Verified { epoch } => epoch == number && remembers,
+            Restore::Idle | Restore::Failed { .. } => false,
+        };
+        // Whoever is bound under the epoch works there already; only the job that the agent itself knows under it may be asked after.
+        let stale = number < agent.bound.max(agent.restore.epoch()) || number == agent.bound && !under_way;
+        if self.mind.rules.agent_fences && remembers && stale {
             return (answer == Answer::Done).then(|| vec![failed(kind, ProblemKind::StaleEpoch)]);
         }
         if !under_way {
@@ -593,13 +599,18 @@ impl Model {
         let agent = &mut w.standbys[index].agent;
         match answer {
             Answer::Done | Answer::DoneUnheard => {
+                let before = report(agent, PassTrouble::None);
                 if !under_way {
                     let target = u8::try_from(slot).expect("few GPUs");
                     agent.restore = Restore::Running { epoch: number, target };
                 }
-                let reported = Event::AgentReported(report(agent, PassTrouble::None));
+                let told = if remembers {
+                    report(agent, PassTrouble::None)
+                } else {
+                    before
+                };
                 Some(vec![if answer == Answer::Done {
-                    reported
+                    Event::AgentReported(told)
                 } else {
                     Event::StandbyUnreachable
                 }])
@@ -769,19 +780,18 @@ impl Model {
     }
 
     pub(crate) fn destroy_found(&mut self, w: &mut World, bit: u32) {
-        let holds = a_verdict_stays_true(found_at(w, bit), self.association(w));
-        self.checks.verdicts += 1;
-        self.check(holds);
         if bit >= RENTAL_BITS {
             let slot = (bit - RENTAL_BITS) as usize;
             if w.gpus[slot].exists() {
                 let holds = a_gpu_in_use_is_never_destroyed(self.association(w), gpu_id(slot));
                 self.checks.in_use += 1;
                 self.check(holds);
+                self.check_verdict(w, bit);
                 w.gpus[slot].state = GpuState::Gone;
             }
             return;
         }
+        self.check_verdict(w, bit);
         let index = (bit / 2) as usize;
         if bit.is_multiple_of(2) {
             w.standbys[index].machine = Machine::None;
@@ -791,10 +801,18 @@ impl Model {
     }
 }
 
+impl Model {
+    fn check_verdict(&mut self, w: &World, bit: u32) {
+        let holds = a_verdict_stays_true(found_at(w, bit), self.association(w));
+        self.checks.verdicts += 1;
+        self.check(holds);
+    }
+}
+
 const RENTAL_BITS: u32 = 2 * STANDBYS as u32;
 
 pub(crate) fn bits(mask: u16) -> impl Iterator<Item = u32> {
-    (0..16).filter(move |bit| mask & 1 << bit != 0)
+    (0..u16::BITS).filter(move |bit| mask & 1 << bit != 0)
 }
 
 fn destroying(mask: u16) -> Sweep {
@@ -998,7 +1016,7 @@ fn machine_seen(index: usize, standby: Standby) -> Observed<StandbySeen> {
 }
 
 /// Every request that people and tools make here.
-pub(crate) const REQUESTS: u8 = 14;
+pub(crate) const REQUESTS: u8 = 15;
 
 fn request_event(request: u8, a: &Association) -> Event {
     let first = Subject::Gpu(gpu_id(FIRST));
@@ -1029,6 +1047,7 @@ fn request_event(request: u8, a: &Association) -> Event {
             "/other".clone_into(&mut policy.source_path);
             Event::PolicyChanged(Box::new(policy))
         }
-        _ => Event::GpuFailedReported { subject: first },
+        13 => Event::GpuFailedReported { subject: first },
+        _ => restore(Destination::Onto(gpu_id(FIRST))),
     }
 }

@@ -4,7 +4,7 @@ use std::hash::Hash;
 
 use rustc_hash::FxHashMap;
 use warmspare_domain::association::{Association, Lease, Loss, Order, OutbidNotice, Phase, Target};
-use warmspare_domain::decide::{Decision, decide};
+use warmspare_domain::decide::{Decision, Needs, decide, needs};
 use warmspare_domain::effect::Effect;
 use warmspare_domain::event::Event;
 use warmspare_domain::invariants::{Broken, a_repeated_request_changes_nothing, check_decision};
@@ -27,21 +27,26 @@ pub(crate) const RETENTION_S: u32 = 7_000;
 pub(crate) struct Rules {
     pub(crate) decide: fn(&Association, &Event, Timestamp) -> Decision,
     pub(crate) judge: fn(Found, Option<&Association>) -> Verdict,
+    pub(crate) needs: fn(&Association, Timestamp) -> Needs,
     /// After a lost race the shell looks again; a broken one decides on what it saw before.
     pub(crate) looks_again: bool,
     /// The sweep reads the association after the listing; a broken one reads it before.
     pub(crate) lists_first: bool,
     /// The agent refuses what an older epoch asks.
     pub(crate) agent_fences: bool,
+    /// The agent knows which restore it has verified, and does not push it again.
+    pub(crate) agent_remembers: bool,
 }
 
 impl Rules {
     pub(crate) const REAL: Self = Self {
         decide,
         judge,
+        needs,
         looks_again: true,
         lists_first: true,
         agent_fences: true,
+        agent_remembers: true,
     };
 }
 

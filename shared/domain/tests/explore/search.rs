@@ -166,7 +166,7 @@ pub(crate) fn search(model: &mut Model, calm: &mut Calm, root: World, limit: usi
     while at < visited.worlds.len() {
         let world = visited.worlds[at];
         let index = u32::try_from(at).expect("fewer than 2^32 states");
-        if let Err(broken) = calm.check(model, &world).and_then(|_| heard(model)) {
+        if let Err(broken) = calmed(model, calm, &world) {
             found.violation = Some(violation(&from, &steps, index, None, broken));
             break;
         }
@@ -209,11 +209,18 @@ fn calm_for_the_rest(
     steps: &[Step],
 ) -> Option<Violation> {
     for (index, world) in (0u32..).zip(&visited.worlds).skip(first) {
-        if let Err(broken) = calm.check(model, world).and_then(|_| heard(model)) {
+        if let Err(broken) = calmed(model, calm, world) {
             return Some(violation(from, steps, index, None, broken));
         }
     }
     None
+}
+
+/// Checks calm from here; what a decision or an act broke on the way comes first.
+fn calmed(model: &mut Model, calm: &mut Calm, world: &World) -> Result<(), Broken> {
+    let calmed = calm.check(model, world);
+    heard(model)?;
+    calmed.map(|_| ())
 }
 
 /// What the step just made broke, if anything.

@@ -23,7 +23,7 @@ pub(crate) struct World {
     pub(crate) user_asked: bool,
 }
 
-pub(crate) const GPUS: usize = 6;
+pub(crate) const GPUS: usize = 8;
 pub(crate) const STANDBYS: usize = 4;
 /// The first GPU of the association.
 pub(crate) const FIRST: usize = 0;
