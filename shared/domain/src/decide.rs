@@ -55,7 +55,11 @@ pub fn decide(association: &Association, event: &Event, now: Timestamp) -> Decis
         Event::Looked(seen) => {
             let reason = looked::looked(a, seen, now);
             effects = due::due(a, seen, now);
-            reason
+            if let Phase::Released { ground, .. } = a.phase {
+                Reason::Released(ground)
+            } else {
+                reason
+            }
         }
         Event::Bound { epoch } => results::bound(a, *epoch, now),
         Event::AgentReported(report) => results::agent_reported(a, report, now),
