@@ -1,7 +1,7 @@
 //! What becomes of a state when nothing more goes wrong: one reconciler beats, the sweep sweeps, and everything under way lands.
 
 use rustc_hash::FxHashMap;
-use warmspare_domain::association::{Association, Binding, Copying, GpuWatch, Link, Phase, Saved, Trust};
+use warmspare_domain::association::{Association, Binding, Copying, GpuWatch, Link, Phase, PhaseName, Saved, Trust};
 use warmspare_domain::effect::Effect;
 use warmspare_domain::event::Event;
 use warmspare_domain::ids::Epoch;
@@ -206,6 +206,31 @@ fn round(model: &mut Model, w: &mut World) -> bool {
         }
     }
     w.association != before
+}
+
+/// What a person is left with once calm: phase, what the bound GPU and the standby hold, and what is paid.
+pub(crate) type End = (PhaseName, u8, u8, usize, usize);
+
+/// Where calm leads from here.
+pub(crate) fn end(model: &mut Model, w: &World) -> End {
+    let mut world = quiet(w);
+    for _ in 0..BEATS {
+        if settled(model, &world).is_ok() {
+            break;
+        }
+        world = beat(model, &world);
+    }
+    let a = model.association(&world);
+    let inventory = inventory(&world);
+    let held = world.standbys[usize::from(a.standby.attempt) - 1].agent.point;
+    let machines = inventory.running.len() + inventory.stopped.len();
+    (
+        a.phase.name(),
+        world.gpus[slot(a)].content,
+        held,
+        machines,
+        inventory.disks.len(),
+    )
 }
 
 /// Whether this is an end that a person may be left with.

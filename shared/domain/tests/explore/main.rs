@@ -1,6 +1,15 @@
-//! Exhaustive exploration of one association in a small world.
+//! Exhaustive exploration of one association in a small world: `cargo test -p warmspare-domain --test explore -- --nocapture`.
 //!
-//! Two reconcilers and the sweep run at once; between any two of their steps anything may happen that the budgets of the path allow.
+//! Two reconcilers and the sweep run at once; between any two of their steps anything may happen that the budgets of the path allow:
+//! faults, crashes, lost, late and repeated answers, requests, changes of GPUs and machines, and time. From every state, calm is checked.
+//!
+//! # Bounds
+//! - Disturbances and jumps of time on a path, and states of a scenario: `scenarios.rs`. `EXPLORE_ONLY`, `EXPLORE_LIMIT`,
+//!   `EXPLORE_EVERY_LIMIT` and `EXPLORE_JUMPS` change them. A state holds what is left of the path's budgets.
+//! - Four orders of a standby, six rentals, one GPU of the user's own, two versions of the data.
+//! - Time jumps by 200 s or by 3,700 s. Failures in a row are counted to three.
+//! - A pass or a binding happens at once or not at all; the agent is taken to keep its protocol (`Rules::agent_*`).
+//! - No other association, no rate limits, and the newest recovery point stands for all of them.
 
 #![allow(
     clippy::wildcard_enum_match_arm,
@@ -60,6 +69,19 @@ fn whatever_happens_the_invariants_hold_and_calm_settles_everything() {
         "only {} states",
         total.states
     );
+}
+
+#[test]
+fn every_effect_and_every_event_twice_ends_as_once() {
+    let mut compared = 0;
+    for scenario in scenarios::all() {
+        let (mut model, root) = scenario.build(Rules::REAL, scenarios::EVERY_STATE);
+        match search::twice_ends_as_once(&mut model, root, scenarios::TWICE_STATES_LIMIT) {
+            Ok(pairs) => compared += pairs,
+            Err(difference) => panic!("{}: {difference}", scenario.name),
+        }
+    }
+    println!("{compared} effects and events, each twice and once: the same end");
 }
 
 #[derive(Default)]

@@ -277,6 +277,44 @@ impl Model {
         Some(w)
     }
 
+    /// The same step, and what it did done once more: the effect run again, the event heard again. `None` for steps that do neither.
+    pub(crate) fn step_twice(&mut self, w: &World, step: Step) -> Option<World> {
+        match step {
+            Step::Run {
+                reconciler,
+                answer: Answer::Done,
+            } => {
+                let Reconciler::Acting { effects, results: 0 } = w.reconcilers[usize::from(reconciler)] else {
+                    return None;
+                };
+                let (first, _) = self.pop(effects)?;
+                let effect = self.mind.effects.value(first).clone();
+                let mut once = self.step(w, step)?;
+                self.run(&mut once, &effect, Answer::Done)?;
+                Some(once)
+            }
+            Step::FeedBack {
+                reconciler,
+                twice: false,
+            } => self.step(
+                w,
+                Step::FeedBack {
+                    reconciler,
+                    twice: true,
+                },
+            ),
+            Step::Asked { .. } => {
+                let event = request_number(step)?;
+                let mut twice = self.step(w, step)?;
+                let event = request_event(event, self.association(w));
+                let event = self.mind.events.number(event);
+                self.hear(&mut twice, event);
+                Some(twice)
+            }
+            _ => None,
+        }
+    }
+
     fn feed_back(&mut self, mut w: World, r: usize, twice: bool) -> Option<World> {
         let Reconciler::Acting { effects, results } = w.reconcilers[r] else {
             return None;
@@ -1012,6 +1050,14 @@ fn machine_seen(index: usize, standby: Standby) -> Observed<StandbySeen> {
         Machine::Booting => Observed::Present(StandbySeen::Booting),
         Machine::Up => Observed::Present(StandbySeen::Running(endpoint(index, standby))),
         Machine::Stopped => Observed::Present(StandbySeen::Stopped),
+    }
+}
+
+fn request_number(step: Step) -> Option<u8> {
+    if let Step::Asked { request } = step {
+        Some(request)
+    } else {
+        None
     }
 }
 

@@ -13,7 +13,7 @@ use warmspare_domain::warrant::ReleaseWarrant;
 use crate::calm::Calm;
 use crate::rules::Rules;
 use crate::scenarios;
-use crate::search::search;
+use crate::search::{search, twice_ends_as_once};
 
 /// Distinct states within which a broken rule must show.
 const WITHIN: usize = 1_000_000;
@@ -388,4 +388,26 @@ fn deciding_on_an_old_look_after_a_lost_race_is_found() {
             ..Rules::REAL
         },
     );
+}
+
+#[test]
+fn a_failure_that_releases_when_it_is_reported_twice_is_found() {
+    let rules = with_decide(|a, event, now| {
+        let mut decision = decide(a, event, now);
+        if let (Event::GpuFailedReported { .. }, Phase::Holding(_)) = (event, &a.phase) {
+            decision.next.phase = Phase::Releasing {
+                since: now,
+                warrant: some_warrant(a),
+            };
+        }
+        decision
+    });
+    let scenarios = scenarios::all();
+    let scenario = scenarios
+        .iter()
+        .find(|known| known.name == "protected, anything happens")
+        .expect("a known scenario");
+    let (mut model, root) = scenario.build(rules, scenarios::EVERY_STATE);
+    let difference = twice_ends_as_once(&mut model, root, scenarios::TWICE_STATES_LIMIT).expect_err("the ends differ");
+    assert!(difference.contains("Released"), "{difference}");
 }

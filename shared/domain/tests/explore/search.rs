@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use rustc_hash::FxHasher;
 use warmspare_domain::invariants::Broken;
 
-use crate::calm::Calm;
+use crate::calm::{Calm, end};
 use crate::model::{Model, REQUESTS};
 use crate::world::{Answer, AsSeen, GPUS, STANDBYS, Step, World};
 
@@ -221,6 +221,38 @@ fn calmed(model: &mut Model, calm: &mut Calm, world: &World) -> Result<(), Broke
     let calmed = calm.check(model, world);
     heard(model)?;
     calmed.map(|_| ())
+}
+
+/// Every effect and every event twice: calm leads to the same end as after once. Answers how many pairs were compared.
+pub(crate) fn twice_ends_as_once(model: &mut Model, root: World, limit: usize) -> Result<usize, String> {
+    let steps = all_steps();
+    let mut visited = Visited::new();
+    visited.insert(&root);
+    let (mut at, mut compared) = (0, 0);
+    while at < visited.worlds.len() {
+        let world = visited.worlds[at];
+        at += 1;
+        for step in &steps {
+            let Some(once) = model.step(&world, *step) else {
+                continue;
+            };
+            if visited.worlds.len() < limit {
+                visited.insert(&once);
+            }
+            let Some(twice) = model.step_twice(&world, *step) else {
+                continue;
+            };
+            let ends = (end(model, &once), end(model, &twice));
+            compared += 1;
+            if ends.0 != ends.1 {
+                return Err(format!(
+                    "{step:?} once and twice: {ends:?}, from {world:?} {:?}",
+                    model.association(&world)
+                ));
+            }
+        }
+    }
+    Ok(compared)
 }
 
 /// What the step just made broke, if anything.
