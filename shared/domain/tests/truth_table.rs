@@ -1167,6 +1167,14 @@ fn a_bind_under_way_does_not_pass_for_one_that_knows_the_new_wish() {
         (late.reason, late.next.standby.binding),
         (Reason::Fenced, Binding::Stale)
     );
+    let mut seeding_anew = seeding();
+    seeding_anew = after(&seeding_anew, &Event::PolicyChanged(Box::new(changed.policy.clone())));
+    let kept = decide(&seeding_anew, &reported(pulling()), t0()).next;
+    assert_eq!(
+        kept.saved,
+        Saved::Points,
+        "what was saved before the change is still there"
+    );
     let mut cheaper = policy();
     cheaper.retention = warmspare_domain::units::Seconds(60);
     let kept = after(&protected(), &Event::PolicyChanged(Box::new(cheaper)));

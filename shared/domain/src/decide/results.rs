@@ -81,8 +81,7 @@ pub(super) fn agent_reported(a: &mut Association, report: &AgentReport, now: Tim
     if let Phase::Releasing { .. } | Phase::Released { .. } = a.phase {
         return Reason::AlreadyReleased;
     }
-    // A late word about a standby that vanished, or about a binding before ours, tells nothing of what could be restored now.
-    if report.points == PointsSeen::Some && report.bound == BoundTo::Epoch(a.epoch) {
+    if report.points == PointsSeen::Some && is_about_our_standby(a, report.bound) {
         a.saved = Saved::Points;
     }
     match &a.phase {
@@ -90,6 +89,16 @@ pub(super) fn agent_reported(a: &mut Association, report: &AgentReport, now: Tim
         Phase::Restoring { .. } => restore_reported(a, report.restore, now),
         Phase::Provisioning | Phase::Holding(_) | Phase::Halted { .. } => Reason::Steady,
         Phase::Releasing { .. } | Phase::Released { .. } => Reason::AlreadyReleased,
+    }
+}
+
+/// A late word about a standby that vanished tells nothing of what could be restored from the new one.
+fn is_about_our_standby(a: &Association, bound: BoundTo) -> bool {
+    match bound {
+        BoundTo::Nothing => false,
+        BoundTo::Epoch(epoch) if epoch >= a.epoch => true,
+        // The same standby speaks under its old epoch until it is bound again; a new one is being made or was bound meanwhile.
+        BoundTo::Epoch(_) => a.phase != Phase::Provisioning && a.standby.binding != Binding::Bound,
     }
 }
 
