@@ -21,7 +21,7 @@ pub struct Association {
     pub deployment: Deployment,
     /// The GPU it is bound to now.
     pub gpu: GpuId,
-    /// The fencing number of that binding. Rises with every other GPU, never falls.
+    /// The fencing number of that binding. Rises with every other GPU, every other standby, and every other wish about the source; never falls.
     pub epoch: Epoch,
     /// Where it stands.
     pub phase: Phase,
@@ -547,6 +547,13 @@ impl Association {
         if self.history.len() > HISTORY_LENGTH {
             self.history.remove(0);
         }
+    }
+
+    /// Gives the binding a new epoch, so that whatever was said or asked under the old one is refused, and has the agent bound again.
+    pub(crate) fn take_next_epoch(&mut self) {
+        self.last_epoch = self.last_epoch.next();
+        self.epoch = self.last_epoch;
+        self.standby.binding = Binding::Stale;
     }
 
     /// Orders the standby anew under another name, in the next zone of the policy. Only for a standby that holds no data.

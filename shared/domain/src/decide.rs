@@ -3,7 +3,7 @@
 //! `requests` takes in what people and tools ask, `looked` what we saw of the world, `results` what became of effects;
 //! `due` derives the effects from the state, `needs` says what to look at next.
 
-use crate::association::Association;
+use crate::association::{Association, Phase};
 use crate::effect::Effect;
 use crate::event::Event;
 use crate::reason::Reason;
@@ -33,8 +33,13 @@ pub struct Decision {
 #[must_use]
 pub fn decide(association: &Association, event: &Event, now: Timestamp) -> Decision {
     let mut next = association.clone();
-    let a = &mut next;
     let mut effects = Vec::new();
+    // A tombstone stays as it is, whatever comes late.
+    if let Phase::Released { .. } = next.phase {
+        let reason = Reason::AlreadyReleased;
+        return Decision { next, effects, reason };
+    }
+    let a = &mut next;
     let reason = match event {
         Event::ReleaseRequested { subject } => requests::release(a, *subject, now),
         Event::GpuFailedReported { subject } => requests::failed(a, *subject, now),
@@ -49,13 +54,12 @@ pub fn decide(association: &Association, event: &Event, now: Timestamp) -> Decis
         Event::PolicyChanged(policy) => requests::change_policy(a, policy),
         Event::Looked(seen) => {
             let reason = looked::looked(a, seen, now);
-            let phase = a.phase.name();
             effects = due::due(a, seen, now);
-            // What was seen may leave nothing to do, and that ends the release.
-            a.history
-                .last()
-                .filter(|last| last.to == a.phase.name() && last.to != phase)
-                .map_or(reason, |last| last.reason)
+            if let Phase::Released { ground, .. } = a.phase {
+                Reason::Released(ground)
+            } else {
+                reason
+            }
         }
         Event::Bound { epoch } => results::bound(a, *epoch, now),
         Event::AgentReported(report) => results::agent_reported(a, report, now),

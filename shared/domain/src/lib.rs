@@ -10,6 +10,7 @@ pub mod event;
 pub mod halt;
 pub mod health;
 pub mod ids;
+pub mod invariants;
 pub mod observed;
 pub mod orphan;
 pub mod policy;

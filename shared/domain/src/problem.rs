@@ -37,6 +37,8 @@ pub enum ProblemKind {
     StaleEpoch,
     /// A guard of the agent holds.
     Halted(crate::halt::HaltReason),
+    /// The recovery point that was asked for does not exist; for the newest one: none does.
+    NoRecoveryPoint,
     /// The request was wrong in itself; repeating it will not help.
     Invalid,
     /// No answer: it may have happened.

@@ -1,8 +1,9 @@
 //! What we saw of the world.
 
 use crate::association::{
-    Association, Binding, Link, LossCause, OutbidNotice, Phase, PointChoice, Saved, Target, Trust,
+    Association, Binding, Copying, Link, LossCause, OutbidNotice, Phase, PhaseName, PointChoice, Saved, Target, Trust,
 };
+use crate::decide::needs::is_wanted;
 use crate::decide::requests::{copying_phase, lose, start_releasing, start_restoring};
 use crate::decide::results::give_up_target;
 use crate::event::Destination;
@@ -28,11 +29,13 @@ const GONE_READS: u8 = 2;
 
 /// How long a target may take from rent to SSH: 210 s is the worst seen live, an image pull can take longer.
 /// Sources: `reference/known-failures.md`, `reference/vast/vast-api.md` §8.
-const BOOT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+pub(super) const BOOT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(15 * 60);
 
 pub(super) fn looked(a: &mut Association, seen: &Seen, now: Timestamp) -> Reason {
     note_standby(a, seen, now);
-    if a.standby.gone_reads >= GONE_READS
+    let gone = seen.standby == Observed::Absent && seen.disk == Observed::Absent;
+    if gone
+        && a.standby.gone_reads >= GONE_READS
         && let Some(reason) = standby_vanished(a, now)
     {
         return reason;
@@ -90,6 +93,8 @@ fn standby_vanished(a: &mut Association, now: Timestamp) -> Option<Reason> {
     match &a.phase {
         Phase::Provisioning | Phase::Seeding | Phase::Protected => {
             a.next_attempt();
+            // What the vanished one still says, or said, is not about the new one.
+            a.take_next_epoch();
             a.enter(Phase::Provisioning, Reason::StandbyVanished, now);
             Some(Reason::StandbyVanished)
         }
@@ -158,10 +163,12 @@ fn watched(a: &mut Association, gpu: &Observed<GpuSeen>, now: Timestamp) -> Reas
 
 /// A GPU that still runs minutes after its notice was rescued, say by a higher bid.
 fn forget_old_notice(a: &mut Association, now: Timestamp) {
-    if let OutbidNotice::PassAsked { at } = a.watch.outbid
-        && now.since(at) >= NOTICE_EXPIRES
-    {
-        a.watch.outbid = OutbidNotice::None;
+    let nobody_asks = a.copying == Copying::Off || a.phase.name() == PhaseName::Halted;
+    match a.watch.outbid {
+        OutbidNotice::PassAsked { at } if now.since(at) >= NOTICE_EXPIRES => a.watch.outbid = OutbidNotice::None,
+        // Without copying no last-gasp pass is asked for, so its time runs from here.
+        OutbidNotice::Announced if nobody_asks => a.watch.outbid = OutbidNotice::PassAsked { at: now },
+        OutbidNotice::None | OutbidNotice::Announced | OutbidNotice::PassAsked { .. } => {}
     }
 }
 
@@ -183,15 +190,19 @@ fn held(a: &mut Association, gpu: &Observed<GpuSeen>, now: Timestamp) -> Reason 
     if loss.cause.heals_by_itself() && matches!(gpu, Observed::Present(GpuSeen::Running(_))) {
         a.watch = crate::association::GpuWatch::CALM;
         let phase = copying_phase(a);
-        // Its address may have changed, and so may the list of keys that it lets in.
-        if a.standby.binding == Binding::Bound {
+        if a.last_epoch > a.epoch {
+            // A restore was tried meanwhile, and its epoch fences off the passes of the older one.
+            a.take_next_epoch();
+        } else if a.standby.binding == Binding::Bound {
+            // Its address may have changed, and so may the list of keys that it lets in.
             a.standby.binding = Binding::Stale;
         }
         a.enter(phase, Reason::GpuCameBack, now);
         a.retry.clear(now);
         return Reason::GpuCameBack;
     }
-    if now.since(loss.since) >= a.policy.retention.duration() {
+    // Nobody's download is cut off by a date.
+    if now.since(loss.since) >= a.policy.retention.duration() && !is_wanted(a, now) {
         return start_releasing(a, Ground::RetentionOver, now);
     }
     match (a.policy.failover, a.saved) {
@@ -225,10 +236,19 @@ fn restoring(a: &mut Association, target: &Observed<GpuSeen>, now: Timestamp) ->
         Observed::Unknown => Reason::Steady,
         Observed::Present(GpuSeen::Running(_)) => {
             a.watch.absent_reads = 0;
+            a.watch.dark_reads = 0;
             Reason::Steady
         }
-        Observed::Present(GpuSeen::Starting | GpuSeen::Dark) if now.since(since) < BOOT_PATIENCE => Reason::NotYetSure,
-        Observed::Present(GpuSeen::Starting | GpuSeen::Dark | GpuSeen::Paused(_)) => give_up_target(a, now),
+        // Long after it was rented one such read may be a hiccup, and much may have been pushed already.
+        Observed::Present(GpuSeen::Starting | GpuSeen::Dark) => {
+            a.watch.dark_reads = a.watch.dark_reads.saturating_add(1);
+            if now.since(since) < BOOT_PATIENCE || a.watch.dark_reads < DARK_READS {
+                Reason::NotYetSure
+            } else {
+                give_up_target(a, now)
+            }
+        }
+        Observed::Present(GpuSeen::Paused(_)) => give_up_target(a, now),
         Observed::Absent => {
             a.watch.absent_reads = a.watch.absent_reads.saturating_add(1);
             if a.watch.absent_reads < ABSENT_READS {

@@ -1,6 +1,6 @@
 //! What to look at before the next decision. In a calm beat: nothing, the standby's own pass tells enough.
 
-use crate::association::{Association, Binding, Copying, Link, Order, OutbidNotice, Phase, Target, Trust};
+use crate::association::{Association, Binding, Copying, Link, OutbidNotice, Phase, Target, Trust};
 use crate::ids::GpuId;
 use crate::units::Timestamp;
 
@@ -46,8 +46,8 @@ pub fn needs(a: &Association, now: Timestamp) -> Needs {
             let idle = now.since(loss.since) >= a.policy.stop_standby_after.duration();
             let standby = match (is_wanted(a, now), idle) {
                 (true, _) => standby_down,
-                // Until it is seen stopped; a late order may still bring it up.
-                (false, true) => !standby_down || matches!(a.standby.order, Order::Sent { .. }),
+                // A standby that did not answer is not a standby that is stopped, and a late order or start may still bring it up.
+                (false, true) => true,
                 (false, false) => false,
             };
             Needs {

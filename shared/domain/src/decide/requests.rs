@@ -8,7 +8,7 @@ use crate::association::{
 };
 use crate::event::{Destination, Subject};
 use crate::ids::GpuId;
-use crate::policy::Policy;
+use crate::policy::{Policy, SupersededGpu};
 use crate::reason::Reason;
 use crate::units::Timestamp;
 use crate::warrant::{Ground, ReleaseWarrant};
@@ -175,6 +175,8 @@ pub(super) fn start_sync(a: &mut Association, now: Timestamp) -> Reason {
 pub(super) fn accept_source(a: &mut Association, now: Timestamp) -> Reason {
     match a.phase {
         Phase::Halted { .. } => {
+            // A bind that is under way knows nothing of the acceptance; it must not pass for the one that does.
+            a.take_next_epoch();
             a.standby.binding = Binding::StaleAndAccepted;
             a.enter(copying_phase(a), Reason::SourceAccepted, now);
             a.retry.clear(now);
@@ -197,10 +199,14 @@ pub(super) fn copying_phase(a: &Association) -> Phase {
 }
 
 pub(super) fn restore(a: &mut Association, point: &PointChoice, destination: Destination, now: Timestamp) -> Reason {
+    // Who asks for the data wants it: should this fail, the retention is announced anew.
     let loss = match &a.phase {
-        Phase::Holding(loss) => loss.clone(),
-        Phase::Halted { since, .. } => Loss {
-            since: *since,
+        Phase::Holding(loss) => Loss {
+            since: now,
+            cause: loss.cause,
+        },
+        Phase::Halted { .. } => Loss {
+            since: now,
             cause: LossCause::SourceHalted,
         },
         Phase::Restoring { job, .. } => {
@@ -213,6 +219,13 @@ pub(super) fn restore(a: &mut Association, point: &PointChoice, destination: Des
         Phase::Provisioning | Phase::Seeding | Phase::Protected => return Reason::NotNow,
         Phase::Releasing { .. } | Phase::Released { .. } => return Reason::AlreadyReleased,
     };
+    if let Destination::Onto(gpu) = destination
+        && a.superseded.contains(&gpu)
+        && a.policy.superseded == SupersededGpu::Destroy
+    {
+        // It is being destroyed; an order to do so may be under way.
+        return Reason::Superseded;
+    }
     match a.saved {
         Saved::Nothing => Reason::NothingSaved,
         Saved::Points => {
@@ -278,6 +291,20 @@ pub(super) fn want_standby(a: &mut Association, now: Timestamp) -> Reason {
     }
 }
 
+/// The agent learns what to copy when it is bound. A bind that is under way tells it the old wish, so it must not be taken for the new one.
+fn relearn_source(a: &mut Association) {
+    let accepted = a.standby.binding == Binding::StaleAndAccepted;
+    // While a restore runs, its own epoch is the next one to be bound.
+    if let Phase::Restoring { .. } = a.phase {
+        a.standby.binding = Binding::Stale;
+    } else {
+        a.take_next_epoch();
+    }
+    if accepted {
+        a.standby.binding = Binding::StaleAndAccepted;
+    }
+}
+
 pub(super) fn change_policy(a: &mut Association, policy: &Policy) -> Reason {
     match a.phase {
         Phase::Releasing { .. } | Phase::Released { .. } => Reason::AlreadyReleased,
@@ -293,9 +320,8 @@ pub(super) fn change_policy(a: &mut Association, policy: &Policy) -> Reason {
             let same_source = a.policy.source_path == policy.source_path
                 && a.policy.excludes == policy.excludes
                 && a.policy.max_deleted_percent == policy.max_deleted_percent;
-            // The agent learns what to copy when it is bound.
-            if !same_source && a.standby.binding == Binding::Bound {
-                a.standby.binding = Binding::Stale;
+            if !same_source {
+                relearn_source(a);
             }
             a.policy = policy.clone();
             Reason::UserAsked

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::association::{
-    Association, Binding, GpuWatch, Lease, Link, Loss, Order, OutbidNotice, Phase, Retry, Saved, Target, TargetOrigin,
-    Trust,
+    Association, Binding, GpuWatch, Lease, Link, Loss, Order, OutbidNotice, Phase, PointChoice, Retry, Saved, Target,
+    TargetOrigin, Trust,
 };
+use crate::decide::looked::BOOT_PATIENCE;
 use crate::effect::EffectKind;
 use crate::ids::{Epoch, GpuId};
 use crate::observed::{AgentReport, BoundTo, PassTrouble, PointsSeen, RestoreSeen};
@@ -25,6 +26,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 
 /// The longest wait between two attempts: a user who tops up an account or raises a quota should not wait longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// The longest wait between two attempts to bind: two beats, the lag that is promised anyway.
+const LONGEST_WAIT_TO_BIND: Duration = Duration::from_secs(60);
 
 impl Retry {
     /// Forgets what went wrong.
@@ -75,7 +79,10 @@ pub(super) fn bound(a: &mut Association, epoch: Epoch, now: Timestamp) -> Reason
 }
 
 pub(super) fn agent_reported(a: &mut Association, report: &AgentReport, now: Timestamp) -> Reason {
-    if report.points == PointsSeen::Some {
+    if let Phase::Releasing { .. } | Phase::Released { .. } = a.phase {
+        return Reason::AlreadyReleased;
+    }
+    if report.points == PointsSeen::Some && is_about_our_standby(a, report.bound) {
         a.saved = Saved::Points;
     }
     match &a.phase {
@@ -83,6 +90,16 @@ pub(super) fn agent_reported(a: &mut Association, report: &AgentReport, now: Tim
         Phase::Restoring { .. } => restore_reported(a, report.restore, now),
         Phase::Provisioning | Phase::Holding(_) | Phase::Halted { .. } => Reason::Steady,
         Phase::Releasing { .. } | Phase::Released { .. } => Reason::AlreadyReleased,
+    }
+}
+
+/// A late word about a standby that vanished tells nothing of what could be restored from the new one.
+fn is_about_our_standby(a: &Association, bound: BoundTo) -> bool {
+    match bound {
+        BoundTo::Nothing => false,
+        BoundTo::Epoch(epoch) if epoch >= a.epoch => true,
+        // The same standby speaks under its old epoch until it is bound again; a new one is being made or was bound meanwhile.
+        BoundTo::Epoch(_) => a.phase != Phase::Provisioning && a.standby.binding != Binding::Bound,
     }
 }
 
@@ -111,6 +128,8 @@ fn passes_reported(a: &mut Association, report: &AgentReport, now: Timestamp) ->
         return Reason::Halted(halt);
     }
     match report.trouble {
+        // The agent pulls: what went wrong before is over.
+        PassTrouble::None if a.standby.binding == Binding::Bound => a.retry.clear(now),
         PassTrouble::None | PassTrouble::Other => {}
         PassTrouble::GpuUnreachable | PassTrouble::KeyRefused => a.watch.trust = Trust::Doubted,
     }
@@ -137,6 +156,10 @@ fn restore_reported(a: &mut Association, restore: RestoreSeen, now: Timestamp) -
             Reason::RestoreVerified
         }
         RestoreSeen::Failed(failed) if failed == epoch => restore_failed(a, now),
+        RestoreSeen::Running(running) if running == epoch && a.retry.is_due(now) => {
+            a.retry.clear(now);
+            Reason::Steady
+        }
         RestoreSeen::Idle | RestoreSeen::Running(_) | RestoreSeen::Verified(_) | RestoreSeen::Failed(_) => {
             Reason::Steady
         }
@@ -165,6 +188,31 @@ fn restore_failed(a: &mut Association, now: Timestamp) -> Reason {
         now,
     );
     if a.retry.failures >= FAILURES_PER_TARGET {
+        give_up_target(a, now)
+    } else {
+        Reason::RetryLater
+    }
+}
+
+/// The push could not even be started, or nobody knows.
+fn restore_not_done(a: &mut Association, kind: ProblemKind, problem: &Problem, now: Timestamp) -> Reason {
+    let Phase::Restoring { loss, job } = &a.phase else {
+        return Reason::RetryLater;
+    };
+    let Target::Gpu { since, .. } = job.target else {
+        return Reason::RetryLater;
+    };
+    if kind == ProblemKind::NoRecoveryPoint {
+        // No target helps. When not even a newest one exists, the disk is not the one that held the data.
+        if job.point == PointChoice::Latest {
+            a.saved = Saved::Nothing;
+        }
+        let loss = loss.clone();
+        return give_up_restore(a, loss, &problem.detail, now);
+    }
+    // A GPU that runs may take minutes until it lets us in.
+    let patience_is_over = kind != ProblemKind::Unreachable || now.since(since) >= BOOT_PATIENCE;
+    if patience_is_over && a.retry.failures >= FAILURES_PER_TARGET {
         give_up_target(a, now)
     } else {
         Reason::RetryLater
@@ -334,9 +382,19 @@ pub(super) fn failed(a: &mut Association, effect: EffectKind, problem: &Problem,
         },
         (EffectKind::Bind, ProblemKind::Unreachable) => {
             a.watch.trust = Trust::Doubted;
+            // Every minute without copying is a minute that may be lost.
+            a.retry.not_before = a.retry.not_before.min(now + LONGEST_WAIT_TO_BIND);
             Reason::RetryLater
         }
-        (EffectKind::Bind | EffectKind::Sync, ProblemKind::StaleEpoch) => Reason::Fenced,
+        (EffectKind::Bind, ProblemKind::StaleEpoch) => Reason::Fenced,
+        // The agent knows nothing of our binding, or of another one: binding again tells which.
+        (EffectKind::Sync, ProblemKind::StaleEpoch) => {
+            if a.standby.binding == Binding::Bound {
+                a.standby.binding = Binding::Stale;
+            }
+            Reason::Fenced
+        }
+        (EffectKind::Restore, kind) => restore_not_done(a, kind, problem, now),
         // The answer was lost: the lease runs out by itself, and the next call looks for the label first.
         (EffectKind::RentGpu, _) => Reason::RetryLater,
         (
@@ -345,7 +403,6 @@ pub(super) fn failed(a: &mut Association, effect: EffectKind, problem: &Problem,
             | EffectKind::StopStandby
             | EffectKind::Bind
             | EffectKind::Sync
-            | EffectKind::Restore
             | EffectKind::DestroyRental
             | EffectKind::DestroySuperseded
             | EffectKind::DeleteStandby

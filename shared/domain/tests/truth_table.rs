@@ -1,0 +1,1516 @@
+//! What is decided, row by row. `golden/decisions.txt` adds every phase with every event.
+
+mod fixtures;
+
+use fixtures::*;
+use warmspare_domain::association::{
+    Association, Binding, Copying, Lease, Link, LossCause, Order, OutbidNotice, Phase, PhaseName, Saved, Target, Trust,
+};
+use warmspare_domain::decide::decide;
+use warmspare_domain::effect::EffectKind as E;
+use warmspare_domain::event::{Destination, Event, Subject};
+use warmspare_domain::halt::HaltReason;
+use warmspare_domain::ids::Epoch;
+use warmspare_domain::observed::{
+    AgentReport, BoundTo, GpuSeen, Observed, PassTrouble, PauseCause, PointsSeen, RestoreSeen, Seen, StandbySeen,
+};
+use warmspare_domain::policy::{Failover, SupersededGpu, WhenDeletedAtVast};
+use warmspare_domain::problem::ProblemKind;
+use warmspare_domain::reason::Reason;
+use warmspare_domain::warrant::Ground;
+
+struct Row {
+    name: &'static str,
+    association: Association,
+    event: Event,
+    /// Seconds after the fixture's instant.
+    at_s: u64,
+    phase: PhaseName,
+    effects: &'static [E],
+    reason: Reason,
+}
+
+fn row(
+    name: &'static str,
+    association: Association,
+    event: Event,
+    at_s: u64,
+    phase: PhaseName,
+    effects: &'static [E],
+    reason: Reason,
+) -> Row {
+    Row {
+        name,
+        association,
+        event,
+        at_s,
+        phase,
+        effects,
+        reason,
+    }
+}
+
+fn check(rows: Vec<Row>) {
+    for row in rows {
+        let now = t0() + std::time::Duration::from_secs(row.at_s);
+        let decision = decide(&row.association, &row.event, now);
+        let effects: Vec<E> = decision
+            .effects
+            .iter()
+            .map(warmspare_domain::effect::Effect::kind)
+            .collect();
+        assert_eq!(
+            (decision.next.phase.name(), effects.as_slice(), decision.reason),
+            (row.phase, row.effects, row.reason),
+            "{}",
+            row.name
+        );
+    }
+}
+
+fn change(mut a: Association, change: impl FnOnce(&mut Association)) -> Association {
+    change(&mut a);
+    a
+}
+
+fn doubted(a: Association) -> Association {
+    change(a, |a| a.watch.trust = Trust::Doubted)
+}
+
+fn releases(policy: &mut warmspare_domain::policy::Policy) {
+    policy.when_deleted_at_vast = WhenDeletedAtVast::Release;
+}
+
+fn fails_over(policy: &mut warmspare_domain::policy::Policy) {
+    policy.failover = Failover::Automatic {
+        max_price_per_hour: CAP,
+    };
+}
+
+fn about(subject: Subject) -> Event {
+    Event::ReleaseRequested { subject }
+}
+
+const DAY: u64 = 24 * 3600;
+
+#[test]
+fn a_standby_is_ordered_booted_bound_and_seeded() {
+    use PhaseName::{Protected, Provisioning, Seeding};
+    let ordered = after(&provisioning(), &looked(nothing_left()));
+    let up = after(&ordered, &looked(sees_standby(StandbySeen::Running(endpoint()))));
+    let both = Seen {
+        gpu: Observed::Present(running()),
+        ..Seen::NOTHING
+    };
+    let unpulled = AgentReport {
+        points: PointsSeen::None,
+        ..pulling()
+    };
+    check(vec![
+        row(
+            "nothing exists: order",
+            provisioning(),
+            looked(nothing_left()),
+            0,
+            Provisioning,
+            &[E::CreateStandby],
+            Reason::Steady,
+        ),
+        row(
+            "the provider is silent: wait",
+            provisioning(),
+            looked(Seen::NOTHING),
+            0,
+            Provisioning,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "an order that has not landed is the same order",
+            ordered.clone(),
+            looked(nothing_left()),
+            30,
+            Provisioning,
+            &[E::CreateStandby],
+            Reason::Steady,
+        ),
+        row(
+            "a disk of our name is attached, not replaced",
+            ordered.clone(),
+            looked(only_the_disk()),
+            30,
+            Provisioning,
+            &[E::CreateStandby],
+            Reason::Steady,
+        ),
+        row(
+            "booting: wait",
+            ordered.clone(),
+            looked(sees_standby(StandbySeen::Booting)),
+            30,
+            Provisioning,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "up, but the GPU was not seen: wait",
+            ordered.clone(),
+            looked(sees_standby(StandbySeen::Running(endpoint()))),
+            30,
+            Provisioning,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "up and the GPU runs: bind",
+            up.clone(),
+            looked(both),
+            30,
+            Provisioning,
+            &[E::Bind],
+            Reason::Steady,
+        ),
+        row(
+            "up and the GPU still starts: wait",
+            up.clone(),
+            looked(sees_gpu(GpuSeen::Starting)),
+            30,
+            Provisioning,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "bound: the first pass can start",
+            up,
+            Event::Bound { epoch: Epoch::FIRST },
+            30,
+            Seeding,
+            &[],
+            Reason::StandbyReady,
+        ),
+        row(
+            "seeding pulls",
+            seeding(),
+            looked(Seen::NOTHING),
+            60,
+            Seeding,
+            &[E::Sync],
+            Reason::Steady,
+        ),
+        row(
+            "no recovery point yet",
+            seeding(),
+            reported(unpulled),
+            60,
+            Seeding,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "the first recovery point protects",
+            seeding(),
+            reported(pulling()),
+            60,
+            Protected,
+            &[],
+            Reason::FirstRecoveryPoint,
+        ),
+        row(
+            "no capacity: the next zone",
+            ordered,
+            Event::StandbyRefused {
+                attempt: 1,
+                problem: problem(ProblemKind::CapacityExhausted),
+            },
+            30,
+            Provisioning,
+            &[],
+            Reason::NextZone,
+        ),
+        row(
+            "no capacity for a standby with a disk: wait for it",
+            protected(),
+            Event::StandbyRefused {
+                attempt: 1,
+                problem: problem(ProblemKind::CapacityExhausted),
+            },
+            30,
+            Protected,
+            &[],
+            Reason::RetryLater,
+        ),
+    ]);
+    let again = after(
+        &provisioning(),
+        &Event::StandbyRefused {
+            attempt: 1,
+            problem: problem(ProblemKind::CapacityExhausted),
+        },
+    );
+    assert_eq!(again.standby.name.as_str(), "ws-demo-vast-48927380-2");
+    assert_eq!(again.standby.zone.as_str(), "us-south1-b");
+}
+
+#[test]
+fn vast_status_is_read_as_the_reference_says() {
+    use PhaseName::{Holding, Protected, Releasing};
+    let missed_once = change(doubted(protected()), |a| a.watch.absent_reads = 1);
+    let dark_twice = change(doubted(protected()), |a| a.watch.dark_reads = 2);
+    let noticed = after(&protected(), &Event::OutbidAnnounced { gpu: gpu() });
+    let no_credit = GpuSeen::Paused(PauseCause::OutOfCredit);
+    let ended = GpuSeen::Paused(PauseCause::ContractEnded);
+    let lost = |cause| Reason::GpuLost(cause);
+    check(vec![
+        row(
+            "§12 rule 1: exited without notice may be the user's stop",
+            doubted(protected()),
+            looked(sees_gpu(paused())),
+            0,
+            Holding,
+            &[],
+            lost(LossCause::Paused),
+        ),
+        row(
+            "§12 rule 1: exited after a notice is an outbid",
+            noticed.clone(),
+            looked(sees_gpu(paused())),
+            20,
+            Holding,
+            &[],
+            lost(LossCause::Outbid),
+        ),
+        row(
+            "§12: no credit stops it",
+            doubted(protected()),
+            looked(sees_gpu(no_credit.clone())),
+            0,
+            Holding,
+            &[],
+            lost(LossCause::OutOfCredit),
+        ),
+        row(
+            "§12: no credit outranks a notice",
+            noticed.clone(),
+            looked(sees_gpu(no_credit)),
+            0,
+            Holding,
+            &[],
+            lost(LossCause::OutOfCredit),
+        ),
+        row(
+            "§12: the contract ended",
+            doubted(protected()),
+            looked(sees_gpu(ended)),
+            0,
+            Holding,
+            &[],
+            lost(LossCause::ContractEnded),
+        ),
+        row(
+            "§12 rule 3: one read without its row proves nothing",
+            doubted(protected()),
+            looked(no_such_gpu()),
+            0,
+            Protected,
+            &[E::Sync],
+            Reason::NotYetSure,
+        ),
+        row(
+            "§12 rule 3: two complete reads do",
+            missed_once.clone(),
+            looked(no_such_gpu()),
+            30,
+            Holding,
+            &[],
+            lost(LossCause::Gone),
+        ),
+        row(
+            "§12 rule 3: a failed read is no read",
+            missed_once.clone(),
+            looked(Seen::NOTHING),
+            30,
+            Protected,
+            &[E::Sync],
+            Reason::Steady,
+        ),
+        row(
+            "gone, and the policy says that is the user's doing",
+            with_policy(missed_once.clone(), releases),
+            looked(no_such_gpu()),
+            30,
+            Releasing,
+            &[],
+            Reason::Releasing(Ground::DeletedAtVast),
+        ),
+        row(
+            "seen once, and the policy waits for the second read too",
+            with_policy(doubted(protected()), releases),
+            looked(no_such_gpu()),
+            30,
+            Protected,
+            &[E::Sync],
+            Reason::NotYetSure,
+        ),
+        row(
+            "§12 rule 4: dark once is a hiccup",
+            doubted(protected()),
+            looked(sees_gpu(GpuSeen::Dark)),
+            0,
+            Protected,
+            &[E::Sync],
+            Reason::NotYetSure,
+        ),
+        row(
+            "§12 rule 4: dark three times is lost",
+            dark_twice.clone(),
+            looked(sees_gpu(GpuSeen::Dark)),
+            0,
+            Holding,
+            &[],
+            lost(LossCause::HostDark),
+        ),
+        row(
+            "§12 rule 4: one good read starts the count anew",
+            after(&dark_twice, &looked(sees_gpu(running()))),
+            looked(sees_gpu(GpuSeen::Dark)),
+            0,
+            Protected,
+            &[],
+            Reason::NotYetSure,
+        ),
+        row(
+            "§12: restarting is not lost",
+            doubted(protected()),
+            looked(sees_gpu(GpuSeen::Starting)),
+            0,
+            Protected,
+            &[E::Sync],
+            Reason::Steady,
+        ),
+        row(
+            "§12 rule 5: it runs and yet was doubted: bind again",
+            doubted(protected()),
+            looked(sees_gpu(running())),
+            0,
+            Protected,
+            &[E::Bind],
+            Reason::Steady,
+        ),
+        row(
+            "a notice is not a loss: it runs, so pull now",
+            noticed,
+            looked(sees_gpu(running())),
+            5,
+            Protected,
+            &[E::Sync],
+            Reason::Steady,
+        ),
+    ]);
+}
+
+#[test]
+fn a_notice_asks_for_one_last_pass_and_expires() {
+    let noticed = after(&protected(), &Event::OutbidAnnounced { gpu: gpu() });
+    assert_eq!(noticed.watch.outbid, OutbidNotice::Announced);
+    let asked = after(&noticed, &Event::LastGaspAccepted);
+    assert_eq!(asked.watch.outbid, OutbidNotice::PassAsked { at: t0() });
+    let later = decide(
+        &asked,
+        &looked(sees_gpu(running())),
+        t0() + std::time::Duration::from_secs(180),
+    );
+    assert_eq!(
+        later.next.watch.outbid,
+        OutbidNotice::None,
+        "a GPU that still runs was rescued"
+    );
+    let stopped = change(noticed, |a| a.copying = Copying::Off);
+    let clock_runs = after(&stopped, &looked(sees_gpu(running())));
+    assert_eq!(
+        clock_runs.watch.outbid,
+        OutbidNotice::PassAsked { at: t0() },
+        "without copying it expires too"
+    );
+}
+
+#[test]
+fn what_is_lost_is_held_and_comes_back_or_runs_out() {
+    use PhaseName::{Holding, Protected, Provisioning, Releasing, Restoring, Seeding};
+    let seeded_only = change(holding(), |a| a.saved = Saved::Nothing);
+    let never_came_up = change(seeded_only.clone(), |a| {
+        a.standby.order = Order::Never;
+        a.standby.binding = Binding::Stale;
+    });
+    let downloading = change(holding(), |a| {
+        a.standby.wanted_until = t0() + std::time::Duration::from_secs(8 * DAY)
+    });
+    let stopped = change(holding(), |a| a.standby.link = Link::Lost(endpoint()));
+    let wanted = after(&stopped, &Event::StandbyWanted);
+    check(vec![
+        row(
+            "it runs again, and nothing took its place",
+            holding(),
+            looked(sees_gpu(running())),
+            60,
+            Protected,
+            &[E::Bind],
+            Reason::GpuCameBack,
+        ),
+        row(
+            "it runs again before the first recovery point",
+            seeded_only,
+            looked(sees_gpu(running())),
+            60,
+            Seeding,
+            &[E::Bind],
+            Reason::GpuCameBack,
+        ),
+        row(
+            "it runs again before the standby ever came up",
+            never_came_up,
+            looked(sees_gpu(running())),
+            60,
+            Provisioning,
+            &[E::Bind],
+            Reason::GpuCameBack,
+        ),
+        row(
+            "what a tool declared lost does not heal by itself",
+            holding_for(LossCause::ReportedFailed),
+            looked(sees_gpu(running())),
+            60,
+            Holding,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "the user takes a declaration back",
+            holding_for(LossCause::ReportedFailed),
+            Event::SyncStartRequested,
+            60,
+            Holding,
+            &[],
+            Reason::UserAsked,
+        ),
+        row(
+            "the machine stays up for a while",
+            holding(),
+            looked(sees_standby(StandbySeen::Running(endpoint()))),
+            60,
+            Holding,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "then only its disk is paid",
+            holding(),
+            looked(sees_standby(StandbySeen::Running(endpoint()))),
+            3600,
+            Holding,
+            &[E::StopStandby],
+            Reason::Steady,
+        ),
+        row(
+            "a download starts it again",
+            wanted,
+            looked(sees_standby(StandbySeen::Stopped)),
+            60,
+            Holding,
+            &[E::StartStandby],
+            Reason::Steady,
+        ),
+        row(
+            "six days: held",
+            holding(),
+            looked(Seen::NOTHING),
+            6 * DAY,
+            Holding,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "seven days, as announced: released",
+            holding(),
+            looked(Seen::NOTHING),
+            7 * DAY,
+            Releasing,
+            &[],
+            Reason::Releasing(Ground::RetentionOver),
+        ),
+        row(
+            "nobody's download is cut off by a date",
+            downloading,
+            looked(Seen::NOTHING),
+            7 * DAY,
+            Holding,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "a late notice tells why it stopped",
+            holding(),
+            Event::OutbidAnnounced { gpu: gpu() },
+            5,
+            Holding,
+            &[],
+            Reason::GpuLost(LossCause::Outbid),
+        ),
+        row(
+            "outbid, and the policy fails over",
+            with_policy(holding_for(LossCause::Outbid), fails_over),
+            looked(sees_gpu(paused())),
+            5,
+            Restoring,
+            &[E::RentGpu],
+            Reason::AutomaticFailover,
+        ),
+        row(
+            "perhaps the user's own stop: never fail over",
+            with_policy(holding(), fails_over),
+            looked(sees_gpu(paused())),
+            5,
+            Holding,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "deleted at Vast while it was held: the retention counts",
+            with_policy(holding(), releases),
+            looked(no_such_gpu()),
+            5,
+            Holding,
+            &[],
+            Reason::Steady,
+        ),
+    ]);
+}
+
+#[test]
+fn tools_and_users_are_taken_at_their_word_and_only_for_their_gpu() {
+    use PhaseName::{Holding, Protected, Released, Releasing, Restoring};
+    let failed = |subject| Event::GpuFailedReported { subject };
+    let destroyed = |subject| Event::GpuDestroyedReported { subject };
+    let this = Subject::Gpu(gpu());
+    let old = this;
+    let rent = restore_requested(Destination::Rent {
+        max_price_per_hour: CAP,
+    });
+    let onto = restore_requested(Destination::Onto(other_gpu()));
+    let back_onto_old = restore_requested(Destination::Onto(gpu()));
+    let nothing_saved = change(holding(), |a| a.saved = Saved::Nothing);
+    let moved_and_lost = with_policy(after(&moved(), &failed(Subject::Association)), |policy| {
+        policy.superseded = SupersededGpu::Destroy;
+    });
+    check(vec![
+        row(
+            "the user destroyed it",
+            protected(),
+            about(this),
+            0,
+            Releasing,
+            &[],
+            Reason::Releasing(Ground::UserRequest),
+        ),
+        row(
+            "the user lets go while it is held",
+            holding(),
+            about(this),
+            0,
+            Releasing,
+            &[],
+            Reason::Releasing(Ground::UserRequest),
+        ),
+        row(
+            "the user lets go by hand in mid-restore",
+            restoring(),
+            about(Subject::Association),
+            0,
+            Releasing,
+            &[],
+            Reason::Releasing(Ground::UserRequest),
+        ),
+        row(
+            "destroying the old GPU releases nothing once the data moved on",
+            moved(),
+            about(old),
+            0,
+            Protected,
+            &[],
+            Reason::Superseded,
+        ),
+        row(
+            "a failure of the old GPU is about the past",
+            moved(),
+            failed(old),
+            0,
+            Protected,
+            &[],
+            Reason::Superseded,
+        ),
+        row(
+            "an outbid of the old GPU is about the past",
+            moved(),
+            Event::OutbidAnnounced { gpu: gpu() },
+            0,
+            Protected,
+            &[],
+            Reason::Superseded,
+        ),
+        row(
+            "a failure keeps the data",
+            protected(),
+            failed(this),
+            0,
+            Holding,
+            &[],
+            Reason::GpuLost(LossCause::ReportedFailed),
+        ),
+        row(
+            "a destruction for any other reason keeps the data",
+            protected(),
+            destroyed(this),
+            0,
+            Holding,
+            &[],
+            Reason::GpuLost(LossCause::ReportedDestroyed),
+        ),
+        row(
+            "a failure after a release revives nothing",
+            releasing(),
+            failed(this),
+            0,
+            Releasing,
+            &[],
+            Reason::AlreadyReleased,
+        ),
+        row(
+            "a failure after the tombstone revives nothing",
+            released(),
+            failed(this),
+            0,
+            Released,
+            &[],
+            Reason::AlreadyReleased,
+        ),
+        row(
+            "a restore of what is held",
+            holding(),
+            rent.clone(),
+            0,
+            Restoring,
+            &[],
+            Reason::UserAsked,
+        ),
+        row(
+            "a restore onto a GPU of the user's",
+            holding(),
+            onto,
+            0,
+            Restoring,
+            &[],
+            Reason::UserAsked,
+        ),
+        row(
+            "a restore out of a halt",
+            halted(),
+            rent.clone(),
+            0,
+            Restoring,
+            &[],
+            Reason::UserAsked,
+        ),
+        row(
+            "nothing was saved: nothing to restore",
+            nothing_saved,
+            rent.clone(),
+            0,
+            Holding,
+            &[],
+            Reason::NothingSaved,
+        ),
+        row(
+            "a restore while all is well",
+            protected(),
+            rent.clone(),
+            0,
+            Protected,
+            &[],
+            Reason::NotNow,
+        ),
+        row(
+            "the same restore twice",
+            restoring(),
+            rent,
+            0,
+            Restoring,
+            &[],
+            Reason::AlreadySo,
+        ),
+        row(
+            "another restore while one runs",
+            restoring(),
+            back_onto_old.clone(),
+            0,
+            Restoring,
+            &[],
+            Reason::NotNow,
+        ),
+        row(
+            "a GPU that is being destroyed is no target",
+            moved_and_lost,
+            back_onto_old,
+            0,
+            Holding,
+            &[],
+            Reason::Superseded,
+        ),
+    ]);
+}
+
+#[test]
+fn a_request_to_restore_announces_the_retention_anew() {
+    let late = t0() + std::time::Duration::from_secs(30 * DAY);
+    let asked = decide(&halted(), &restore_requested(Destination::Onto(other_gpu())), late).next;
+    let paused_target = looked(sees_target(paused()));
+    let given_up = decide(&asked, &paused_target, late);
+    assert_eq!(given_up.reason, Reason::RestoreGivenUp);
+    let next = decide(
+        &given_up.next,
+        &looked(Seen::NOTHING),
+        late + std::time::Duration::from_secs(30),
+    );
+    assert_eq!(
+        next.next.phase.name(),
+        PhaseName::Holding,
+        "a failed restore must not end in a deletion"
+    );
+}
+
+#[test]
+fn a_restore_rents_pushes_verifies_and_moves() {
+    use PhaseName::{Holding, Protected, Restoring};
+    let epoch = restoring().last_epoch;
+    let leased = change(renting(), |a| {
+        if let Phase::Restoring { job, .. } = &mut a.phase
+            && let Target::ToRent { lease, .. } = &mut job.target
+        {
+            *lease = Lease::Taken {
+                until: t0() + std::time::Duration::from_secs(120),
+            };
+        }
+    });
+    let says = |restore| reported(AgentReport { restore, ..pulling() });
+    let tried = |failures| change(restoring(), |a| a.retry.failures = failures);
+    let no_point = effect_failed(E::Restore, ProblemKind::NoRecoveryPoint);
+    let locked_out = effect_failed(E::Restore, ProblemKind::Unreachable);
+    let dark_twice = change(restoring(), |a| a.watch.dark_reads = 2);
+    let chosen = after(&holding(), &restore_requested(Destination::Onto(other_gpu())));
+    let refused = |kind| Event::RentRefused {
+        epoch,
+        problem: problem(kind),
+    };
+    check(vec![
+        row(
+            "rent one",
+            renting(),
+            looked(Seen::NOTHING),
+            0,
+            Restoring,
+            &[E::RentGpu],
+            Reason::Steady,
+        ),
+        row(
+            "a call may be under way: wait",
+            leased.clone(),
+            looked(Seen::NOTHING),
+            119,
+            Restoring,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "its time is over: look for its label, else rent",
+            leased,
+            looked(Seen::NOTHING),
+            120,
+            Restoring,
+            &[E::RentGpu],
+            Reason::Steady,
+        ),
+        row(
+            "rented",
+            renting(),
+            Event::Rented {
+                epoch,
+                gpu: other_gpu(),
+            },
+            0,
+            Restoring,
+            &[],
+            Reason::ReplacementRented,
+        ),
+        row(
+            "rented for an epoch that was given up",
+            renting(),
+            Event::Rented {
+                epoch: Epoch::FIRST,
+                gpu: other_gpu(),
+            },
+            0,
+            Restoring,
+            &[],
+            Reason::AlreadySo,
+        ),
+        row(
+            "nothing on offer: later",
+            renting(),
+            refused(ProblemKind::NoOffer),
+            0,
+            Restoring,
+            &[],
+            Reason::RetryLater,
+        ),
+        row(
+            "no credit: hold and say so",
+            renting(),
+            refused(ProblemKind::OutOfCredit),
+            0,
+            Holding,
+            &[],
+            Reason::RestoreGivenUp,
+        ),
+        row(
+            "the target starts: wait",
+            restoring(),
+            looked(sees_target(GpuSeen::Starting)),
+            60,
+            Restoring,
+            &[],
+            Reason::NotYetSure,
+        ),
+        row(
+            "the target runs: push",
+            restoring(),
+            looked(sees_target(running())),
+            60,
+            Restoring,
+            &[E::Restore],
+            Reason::Steady,
+        ),
+        row(
+            "it never came up: another one",
+            change(restoring(), |a| a.watch.dark_reads = 2),
+            looked(sees_target(GpuSeen::Starting)),
+            900,
+            Restoring,
+            &[E::RentGpu],
+            Reason::ReplacementFailed,
+        ),
+        row(
+            "one hiccup after an hour of pushing ends nothing",
+            restoring(),
+            looked(sees_target(GpuSeen::Dark)),
+            3600,
+            Restoring,
+            &[],
+            Reason::NotYetSure,
+        ),
+        row(
+            "three do",
+            dark_twice,
+            looked(sees_target(GpuSeen::Dark)),
+            3600,
+            Restoring,
+            &[E::RentGpu],
+            Reason::ReplacementFailed,
+        ),
+        row(
+            "the target was outbid: another one",
+            restoring(),
+            looked(sees_target(paused())),
+            60,
+            Restoring,
+            &[E::RentGpu],
+            Reason::ReplacementFailed,
+        ),
+        row(
+            "the user's own target failed: hold",
+            chosen,
+            looked(sees_target(paused())),
+            60,
+            Holding,
+            &[],
+            Reason::RestoreGivenUp,
+        ),
+        row(
+            "on its way",
+            restoring(),
+            says(RestoreSeen::Running(epoch)),
+            60,
+            Restoring,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "verified: the data lives there now",
+            restoring(),
+            says(RestoreSeen::Verified(epoch)),
+            60,
+            Protected,
+            &[],
+            Reason::RestoreVerified,
+        ),
+        row(
+            "verified for another target",
+            restoring(),
+            says(RestoreSeen::Verified(Epoch::FIRST)),
+            60,
+            Restoring,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "failed once: again",
+            restoring(),
+            says(RestoreSeen::Failed(epoch)),
+            60,
+            Restoring,
+            &[],
+            Reason::RetryLater,
+        ),
+        row(
+            "failed three times: another target",
+            tried(2),
+            says(RestoreSeen::Failed(epoch)),
+            60,
+            Restoring,
+            &[],
+            Reason::ReplacementFailed,
+        ),
+        row(
+            "keys take their time",
+            tried(5),
+            locked_out.clone(),
+            60,
+            Restoring,
+            &[],
+            Reason::RetryLater,
+        ),
+        row(
+            "locked out for good: another target",
+            tried(5),
+            locked_out,
+            900,
+            Restoring,
+            &[],
+            Reason::ReplacementFailed,
+        ),
+        row(
+            "there is nothing to restore: no target helps",
+            restoring(),
+            no_point,
+            60,
+            Holding,
+            &[],
+            Reason::RestoreGivenUp,
+        ),
+    ]);
+    let verified = after(&restoring(), &says(RestoreSeen::Verified(epoch)));
+    assert_eq!((verified.gpu, verified.epoch), (other_gpu(), epoch));
+    assert!(verified.superseded.contains(&gpu()) && verified.standby.binding == Binding::Stale);
+}
+
+#[test]
+fn a_replacement_never_shares_an_epoch_with_the_one_before() {
+    let first = restoring();
+    let second = after(&first, &looked(sees_target(paused())));
+    assert!(second.last_epoch > first.last_epoch);
+    let back = after(
+        &change(holding(), |a| a.last_epoch = first.last_epoch),
+        &looked(sees_gpu(running())),
+    );
+    assert!(
+        back.epoch > first.last_epoch,
+        "a restore that was tried fences off the passes before it"
+    );
+}
+
+#[test]
+fn guards_halt_by_name_and_a_person_resumes() {
+    use PhaseName::{Halted, Holding, Protected};
+    let emptied = AgentReport {
+        halt: Some(HaltReason::SourceEmptied),
+        ..pulling()
+    };
+    let elsewhere = AgentReport {
+        bound: BoundTo::Epoch(Epoch::FIRST.next()),
+        ..pulling()
+    };
+    let unbound = AgentReport {
+        bound: BoundTo::Nothing,
+        ..pulling()
+    };
+    let dark = AgentReport {
+        trouble: PassTrouble::GpuUnreachable,
+        ..pulling()
+    };
+    check(vec![
+        row(
+            "an emptied source halts",
+            protected(),
+            reported(emptied.clone()),
+            0,
+            Halted,
+            &[],
+            Reason::Halted(HaltReason::SourceEmptied),
+        ),
+        row(
+            "a changed host key halts",
+            protected(),
+            effect_failed(E::Bind, ProblemKind::Halted(HaltReason::HostKeyChanged)),
+            0,
+            Halted,
+            &[],
+            Reason::Halted(HaltReason::HostKeyChanged),
+        ),
+        row(
+            "halted: nothing is pulled",
+            halted(),
+            looked(sees_gpu(running())),
+            0,
+            Halted,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "a restart is no answer to a halt",
+            halted(),
+            Event::SyncStartRequested,
+            0,
+            Halted,
+            &[],
+            Reason::NotNow,
+        ),
+        row(
+            "a person accepts the source",
+            halted(),
+            Event::SourceAccepted,
+            0,
+            Protected,
+            &[],
+            Reason::SourceAccepted,
+        ),
+        row(
+            "the same halt, told late, does not undo the acceptance",
+            after(&halted(), &Event::SourceAccepted),
+            reported(emptied),
+            0,
+            Protected,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "a bind that knew nothing of the acceptance does not count",
+            after(&halted(), &Event::SourceAccepted),
+            Event::Bound { epoch: Epoch::FIRST },
+            0,
+            Protected,
+            &[],
+            Reason::Fenced,
+        ),
+        row(
+            "the GPU is lost while halted",
+            halted(),
+            looked(sees_gpu(paused())),
+            0,
+            Holding,
+            &[],
+            Reason::GpuLost(LossCause::Paused),
+        ),
+        row(
+            "an agent of a newer epoch: somebody is ahead of us",
+            protected(),
+            reported(elsewhere),
+            0,
+            Protected,
+            &[],
+            Reason::Fenced,
+        ),
+        row(
+            "an agent that was never bound is bound",
+            protected(),
+            reported(unbound),
+            0,
+            Protected,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "a pass that cannot reach the GPU makes us look",
+            protected(),
+            reported(dark),
+            0,
+            Protected,
+            &[],
+            Reason::Steady,
+        ),
+    ]);
+}
+
+#[test]
+fn a_bind_under_way_does_not_pass_for_one_that_knows_the_new_wish() {
+    let mut wish = policy();
+    wish.excludes.push("checkpoints/".to_owned());
+    let changed = after(&protected(), &Event::PolicyChanged(Box::new(wish)));
+    let late = decide(&changed, &Event::Bound { epoch: Epoch::FIRST }, t0());
+    assert_eq!(
+        (late.reason, late.next.standby.binding),
+        (Reason::Fenced, Binding::Stale)
+    );
+    let mut seeding_anew = seeding();
+    seeding_anew = after(&seeding_anew, &Event::PolicyChanged(Box::new(changed.policy.clone())));
+    let kept = decide(&seeding_anew, &reported(pulling()), t0()).next;
+    assert_eq!(
+        kept.saved,
+        Saved::Points,
+        "what was saved before the change is still there"
+    );
+    let mut cheaper = policy();
+    cheaper.retention = warmspare_domain::units::Seconds(60);
+    let kept = after(&protected(), &Event::PolicyChanged(Box::new(cheaper)));
+    assert_eq!(
+        (kept.standby.binding, kept.epoch),
+        (Binding::Bound, Epoch::FIRST),
+        "the agent need not know of it"
+    );
+}
+
+#[test]
+fn a_preempted_standby_is_started_and_a_vanished_one_replaced() {
+    use PhaseName::{Protected, Provisioning};
+    let silent = after(&protected(), &Event::StandbyUnreachable);
+    let gone_once = change(silent.clone(), |a| a.standby.gone_reads = 1);
+    check(vec![
+        row(
+            "preempted: start it",
+            silent.clone(),
+            looked(sees_standby(StandbySeen::Stopped)),
+            0,
+            Protected,
+            &[E::StartStandby],
+            Reason::Steady,
+        ),
+        row(
+            "going down: wait",
+            silent.clone(),
+            looked(sees_standby(StandbySeen::Stopping)),
+            0,
+            Protected,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "deleted by hand: order it anew onto its disk",
+            silent.clone(),
+            looked(only_the_disk()),
+            0,
+            Protected,
+            &[E::CreateStandby],
+            Reason::Steady,
+        ),
+        row(
+            "up again: pull",
+            silent.clone(),
+            looked(sees_standby(StandbySeen::Running(endpoint()))),
+            0,
+            Protected,
+            &[E::Sync],
+            Reason::Steady,
+        ),
+        row(
+            "machine and disk gone, once",
+            silent,
+            looked(nothing_left()),
+            0,
+            Protected,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "and again: a new standby",
+            gone_once.clone(),
+            looked(nothing_left()),
+            0,
+            Provisioning,
+            &[E::CreateStandby],
+            Reason::StandbyVanished,
+        ),
+        row(
+            "silence is not absence",
+            gone_once.clone(),
+            looked(Seen::NOTHING),
+            0,
+            Protected,
+            &[],
+            Reason::Steady,
+        ),
+    ]);
+    let mut moved_on = endpoint();
+    moved_on.address = "203.0.113.99".to_owned();
+    moved_on.host_key = "ssh-ed25519 EVIL".to_owned();
+    let again = after(&protected(), &looked(sees_standby(StandbySeen::Running(moved_on))));
+    let Link::Up(known) = &again.standby.link else {
+        panic!("{:?}", again.standby.link)
+    };
+    assert_eq!(
+        (known.address.as_str(), known.host_key.as_str()),
+        ("203.0.113.99", "ssh-ed25519 AAAA")
+    );
+    let anew = after(&gone_once, &looked(nothing_left()));
+    let late = decide(&anew, &reported(pulling()), t0()).next;
+    assert_eq!(
+        late.saved,
+        Saved::Nothing,
+        "what the vanished one had is not what the new one has"
+    );
+}
+
+#[test]
+fn a_release_deletes_machine_then_disk_and_waits_for_proof() {
+    use PhaseName::{Released, Releasing};
+    let ordered = after(&provisioning(), &looked(nothing_left()));
+    let in_flight = after(&ordered, &about(Subject::Association));
+    check(vec![
+        row(
+            "the machine first",
+            releasing(),
+            looked(sees_standby(StandbySeen::Running(endpoint()))),
+            0,
+            Releasing,
+            &[E::DeleteStandby],
+            Reason::Steady,
+        ),
+        row(
+            "it is going down: wait",
+            releasing(),
+            looked(sees_standby(StandbySeen::Stopping)),
+            0,
+            Releasing,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "then the disk",
+            releasing(),
+            looked(only_the_disk()),
+            0,
+            Releasing,
+            &[E::DeleteDisk],
+            Reason::Steady,
+        ),
+        row(
+            "silence proves nothing",
+            releasing(),
+            looked(Seen::NOTHING),
+            0,
+            Releasing,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "nothing is left",
+            releasing(),
+            looked(nothing_left()),
+            0,
+            Released,
+            &[],
+            Reason::Released(Ground::UserRequest),
+        ),
+        row(
+            "an order may still land: wait",
+            in_flight.clone(),
+            looked(nothing_left()),
+            119,
+            Releasing,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "it did not",
+            in_flight.clone(),
+            looked(nothing_left()),
+            120,
+            Released,
+            &[],
+            Reason::Released(Ground::UserRequest),
+        ),
+        row(
+            "it did: delete it",
+            in_flight,
+            looked(sees_standby(StandbySeen::Booting)),
+            60,
+            Releasing,
+            &[E::DeleteStandby],
+            Reason::Steady,
+        ),
+    ]);
+}
+
+#[test]
+fn a_superseded_gpu_is_kept_unless_the_policy_lets_it_go() {
+    use PhaseName::Protected;
+    let destroys = with_policy(moved(), |policy| policy.superseded = SupersededGpu::Destroy);
+    let unbound = change(destroys.clone(), |a| a.standby.binding = Binding::Stale);
+    check(vec![
+        row(
+            "kept: it may hold what came after the last pass",
+            moved(),
+            looked(Seen::NOTHING),
+            0,
+            Protected,
+            &[E::Sync],
+            Reason::Steady,
+        ),
+        row(
+            "destroyed by policy",
+            destroys.clone(),
+            looked(Seen::NOTHING),
+            0,
+            Protected,
+            &[E::Sync, E::DestroySuperseded],
+            Reason::Steady,
+        ),
+        row(
+            "not before the new one is bound",
+            unbound,
+            looked(Seen::NOTHING),
+            0,
+            Protected,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "confirmed",
+            destroys,
+            Event::SupersededGone { gpu: gpu() },
+            0,
+            Protected,
+            &[],
+            Reason::Superseded,
+        ),
+    ]);
+}
+
+/// One event of every kind. The match keeps the list complete: another kind does not compile until it is here.
+fn one_of_every_event() -> Vec<(&'static str, Event)> {
+    let epoch = restoring().last_epoch;
+    let events = vec![
+        about(Subject::Association),
+        Event::GpuFailedReported {
+            subject: Subject::Association,
+        },
+        Event::GpuDestroyedReported {
+            subject: Subject::Association,
+        },
+        Event::OutbidAnnounced { gpu: gpu() },
+        Event::LookRequested,
+        Event::SyncStopRequested,
+        Event::SyncStartRequested,
+        Event::SourceAccepted,
+        restore_requested(Destination::Onto(other_gpu())),
+        Event::StandbyWanted,
+        Event::PolicyChanged(Box::new(policy())),
+        looked(Seen::NOTHING),
+        Event::Bound { epoch: Epoch::FIRST },
+        reported(pulling()),
+        Event::LastGaspAccepted,
+        Event::StandbyUnreachable,
+        Event::Rented {
+            epoch,
+            gpu: other_gpu(),
+        },
+        Event::SupersededGone { gpu: other_gpu() },
+        Event::StandbyRefused {
+            attempt: 1,
+            problem: problem(ProblemKind::CapacityExhausted),
+        },
+        Event::RentRefused {
+            epoch,
+            problem: problem(ProblemKind::NoOffer),
+        },
+        effect_failed(E::Sync, ProblemKind::OutcomeUnknown),
+    ];
+    events.into_iter().map(|event| (kind(&event), event)).collect()
+}
+
+fn kind(event: &Event) -> &'static str {
+    match event {
+        Event::ReleaseRequested { .. } => "ReleaseRequested",
+        Event::GpuFailedReported { .. } => "GpuFailedReported",
+        Event::GpuDestroyedReported { .. } => "GpuDestroyedReported",
+        Event::OutbidAnnounced { .. } => "OutbidAnnounced",
+        Event::LookRequested => "LookRequested",
+        Event::SyncStopRequested => "SyncStopRequested",
+        Event::SyncStartRequested => "SyncStartRequested",
+        Event::SourceAccepted => "SourceAccepted",
+        Event::RestoreRequested { .. } => "RestoreRequested",
+        Event::StandbyWanted => "StandbyWanted",
+        Event::PolicyChanged(_) => "PolicyChanged",
+        Event::Looked(_) => "Looked",
+        Event::Bound { .. } => "Bound",
+        Event::AgentReported(_) => "AgentReported",
+        Event::LastGaspAccepted => "LastGaspAccepted",
+        Event::StandbyUnreachable => "StandbyUnreachable",
+        Event::Rented { .. } => "Rented",
+        Event::SupersededGone { .. } => "SupersededGone",
+        Event::StandbyRefused { .. } => "StandbyRefused",
+        Event::RentRefused { .. } => "RentRefused",
+        Event::EffectFailed { .. } => "EffectFailed",
+    }
+}
+
+const KINDS_OF_EVENTS: usize = 21;
+
+#[test]
+fn every_phase_answers_every_event_as_the_golden_table_says() {
+    let phases = [
+        provisioning(),
+        seeding(),
+        protected(),
+        holding(),
+        restoring(),
+        halted(),
+        releasing(),
+        released(),
+    ];
+    let names: std::collections::BTreeSet<_> = phases.iter().map(|a| a.phase.name()).collect();
+    let kinds: std::collections::BTreeSet<_> = one_of_every_event().into_iter().map(|(kind, _)| kind).collect();
+    assert_eq!(
+        (names.len(), kinds.len()),
+        (8, KINDS_OF_EVENTS),
+        "a phase or an event is missing"
+    );
+    let mut table = String::new();
+    for a in &phases {
+        for (kind, event) in one_of_every_event() {
+            let decision = decide(a, &event, t0());
+            let effects: Vec<String> = decision
+                .effects
+                .iter()
+                .map(|effect| effect.kind().to_string())
+                .collect();
+            let effects = if effects.is_empty() {
+                "-".to_owned()
+            } else {
+                effects.join(", ")
+            };
+            let (from, to) = (a.phase.name(), decision.next.phase.name());
+            table += &format!("{from:<13}{kind:<21}→ {to:<13}{effects:<16}{:?}\n", decision.reason);
+        }
+    }
+    if table != include_str!("golden/decisions.txt") {
+        let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/decisions.txt");
+        std::fs::write(path, &table).unwrap();
+        panic!("the decisions differ from tests/golden/decisions.txt; see {path}");
+    }
+}
