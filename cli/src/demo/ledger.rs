@@ -46,35 +46,50 @@ pub(super) fn compare(lost: &Path, restored: &Path, notice_ms: u64) -> anyhow::R
         }
         position += line.len();
     }
-    difference.wrong_checkpoints = wrong_checkpoints(restored, &after)?;
+    difference.wrong_checkpoints = wrong_checkpoints(restored, &after, notice_ms)?;
     count(restored, &mut difference)?;
     Ok(difference)
 }
 
-fn wrong_checkpoints(restored: &Path, log: &str) -> anyhow::Result<Vec<String>> {
-    let mut logged: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut newest = None;
+fn wrong_checkpoints(restored: &Path, log: &str, notice_ms: u64) -> anyhow::Result<Vec<String>> {
+    let mut logged: BTreeMap<u64, &str> = BTreeMap::new();
+    let mut newest_before_notice = None;
     for line in log.lines() {
-        if let [_, "checkpoint", name, hash] = line.split(' ').collect::<Vec<_>>()[..] {
-            logged.insert(name, hash);
-            newest = Some(name);
+        if let [written_ms, "checkpoint", name, hash] = line.split(' ').collect::<Vec<_>>()[..]
+            && let Some(number) = checkpoint_number(name)
+        {
+            logged.insert(number, hash);
+            if written_ms.parse::<u64>().is_ok_and(|written| written <= notice_ms) {
+                newest_before_notice = Some(number);
+            }
         }
     }
     let mut wrong = Vec::new();
+    let mut newest_restored = None;
     for entry in fs::read_dir(restored.join(CHECKPOINTS))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if let Some(hash) = logged.get(name.as_str())
+        let Some(number) = checkpoint_number(&name) else {
+            continue;
+        };
+        newest_restored = newest_restored.max(Some(number));
+        // A checkpoint that was published while the pass ran may be there before its line in the log.
+        if let Some(hash) = logged.get(&number)
             && hex::encode(Sha256::digest(fs::read(restored.join(CHECKPOINTS).join(&name))?)) != *hash
         {
             wrong.push(name);
         }
     }
-    if let Some(name) = newest
-        && !restored.join(CHECKPOINTS).join(name).exists()
-    {
-        wrong.push(format!("{name} (missing)"));
+    // Older ones may have been rotated away, but nothing older than what stood at the notice may be the newest.
+    if newest_restored < newest_before_notice {
+        wrong.push(format!(
+            "{newest_before_notice:?} is missing, the newest is {newest_restored:?}"
+        ));
     }
     Ok(wrong)
+}
+
+fn checkpoint_number(name: &str) -> Option<u64> {
+    name.strip_prefix("step-")?.strip_suffix(".pt")?.parse().ok()
 }
 
 fn count(directory: &Path, difference: &mut Difference) -> anyhow::Result<()> {

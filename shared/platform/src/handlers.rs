@@ -81,11 +81,9 @@ impl App {
         if let Some(read) = self.reconciler.world().store.get(AssociationId::of(gpu)).await? {
             return Ok(Some(read.association));
         }
-        // Rare: a GPU that took over another one's data.
-        Ok(self
-            .reconciler
-            .live()
-            .await?
+        // Rare: a GPU that took over another one's data. Tombstones count, too: they are what a late event must find.
+        let everything = self.reconciler.everything().await?;
+        Ok(everything
             .into_iter()
             .find(|a| a.gpu == gpu || a.superseded.contains(&gpu) || is_target(a, gpu)))
     }

@@ -77,7 +77,7 @@ pub fn place(geolocation: &str, wish: &ZoneWish) -> Result<Placement, PlacementE
             let neighbours = region.nearest(FALL_BACK_REGIONS);
             zones.extend(neighbours.iter().flat_map(|neighbour| neighbour.zones()));
             let why = match known {
-                Some(_) => format!("near the GPU in {}", geolocation.trim()),
+                Some(_) => format!("near the GPU in {}", geolocation.trim_matches([',', ' '])),
                 None => "because nobody knows where the GPU is".to_owned(),
             };
             let others: Vec<_> = neighbours.iter().map(|neighbour| neighbour.name).collect();

@@ -182,6 +182,12 @@ impl Reconciler {
         if let Phase::Released { .. } = read.association.phase {
             return Ok(false);
         }
+        if needs(&read.association, self.world.clock.now()).agent
+            && let Some(report) = self.inquire(&read.association).await
+            && self.apply(id, &report).await?.is_some_and(|applied| applied.changed)
+        {
+            return Ok(true);
+        }
         let seen = self.observe(&read.association, prefetched).await;
         // What was seen belongs to the state that asked for it: after a lost race, look again.
         let decision = match self.decide_and_commit(&read, &Event::Looked(seen)).await {

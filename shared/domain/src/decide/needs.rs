@@ -1,6 +1,6 @@
 //! What to look at before the next decision. In a calm beat: nothing, the standby's own pass tells enough.
 
-use crate::association::{Association, Binding, Copying, Link, OutbidNotice, Phase, Target, Trust};
+use crate::association::{Association, Binding, Copying, Link, OutbidNotice, Phase, Saved, Target, Trust};
 use crate::ids::GpuId;
 use crate::units::Timestamp;
 
@@ -13,6 +13,8 @@ pub struct Needs {
     pub target: Option<GpuId>,
     /// Ask Compute Engine about the standby's machine and disk.
     pub standby: bool,
+    /// Ask the agent what it holds: the report of its first pass may have been lost with the GPU.
+    pub agent: bool,
 }
 
 /// Says what to look at before the next decision.
@@ -23,6 +25,7 @@ pub fn needs(a: &Association, now: Timestamp) -> Needs {
         gpu: None,
         target: None,
         standby: false,
+        agent: false,
     };
     match &a.phase {
         Phase::Provisioning | Phase::Seeding | Phase::Protected => {
@@ -53,6 +56,7 @@ pub fn needs(a: &Association, now: Timestamp) -> Needs {
             Needs {
                 gpu: may_come_back,
                 standby,
+                agent: a.saved == Saved::Nothing && !standby_down,
                 ..none
             }
         }

@@ -1,7 +1,7 @@
 //! Carries out effects. No choices here: what goes wrong goes back to the rules as an event.
 
 use tracing::{debug, warn};
-use warmspare_domain::association::Association;
+use warmspare_domain::association::{Association, Link};
 use warmspare_domain::effect::{Accept, Effect, EffectKind, StandbyRef, Urgency};
 use warmspare_domain::event::Event;
 use warmspare_domain::halt::HaltReason;
@@ -212,6 +212,20 @@ impl Reconciler {
         }
     }
 
+    /// Asks the agent what it holds; silence tells nothing.
+    pub(super) async fn inquire(&self, a: &Association) -> Option<Event> {
+        let Link::Up(endpoint) = &a.standby.link else {
+            return None;
+        };
+        match self.call(endpoint, Request::Status).await {
+            Ok(Outcome::Status(status)) => {
+                self.note(a, &status);
+                Some(Event::AgentReported(report::agent(&status)))
+            }
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     async fn call(&self, endpoint: &Endpoint, request: Request) -> Result<Outcome, AgentError> {
         self.world
             .agents
@@ -341,9 +355,9 @@ fn problem_of(refusal: &Refusal, halt: Option<HaltReason>) -> Problem {
         (RefusalKind::StaleEpoch, _) => ProblemKind::StaleEpoch,
         (RefusalKind::Unreachable | RefusalKind::KeyRefused, _) => ProblemKind::Unreachable,
         (RefusalKind::ProgramMissing, _) => ProblemKind::ProgramMissing,
+        (RefusalKind::NoRecoveryPoint, _) => ProblemKind::NoRecoveryPoint,
         (RefusalKind::BadRequest | RefusalKind::ForeignAssociation, _) => ProblemKind::Invalid,
-        (RefusalKind::Halted, None)
-        | (RefusalKind::NotBound | RefusalKind::NoRecoveryPoint | RefusalKind::DiskFull | RefusalKind::Failed, _) => {
+        (RefusalKind::Halted, None) | (RefusalKind::NotBound | RefusalKind::DiskFull | RefusalKind::Failed, _) => {
             ProblemKind::Failed
         }
     };
