@@ -12,7 +12,7 @@ pub use warmspare_stage::{Setting, Stage, WORKSPACE, word};
 pub mod tree;
 
 /// No wait of a story is longer, however slow the machine; a wait that ends early costs nothing.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The `warmspare` program beside the tests.
 ///

@@ -169,6 +169,7 @@ impl SshAgents {
         let mut output = self.run(standby, &command, &call).await?;
         if output.is_command_not_found() {
             // Somebody removed it, or the home came back from an older disk.
+            self.connections.forget_agent(standby);
             self.push(standby).await?;
             output = self.run(standby, &command, &call).await?;
         }

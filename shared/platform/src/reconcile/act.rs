@@ -1,5 +1,7 @@
 //! Carries out effects. No choices here: what goes wrong goes back to the rules as an event.
 
+use std::time::Duration;
+
 use tracing::{debug, warn};
 use warmspare_domain::association::{Association, Link};
 use warmspare_domain::effect::{Accept, Effect, EffectKind, StandbyRef, Urgency};
@@ -16,6 +18,9 @@ use warmspare_wire::agent::{
 use super::Reconciler;
 use crate::ports::{AgentError, Destroyed, GpuRow, ProviderError, RentWish, RentalLabel};
 use crate::report;
+
+/// Shorter than the lease of 120 s that the rules take for it, so that two calls that rent for one wish never overlap.
+const RENT_LIMIT: Duration = Duration::from_secs(90);
 
 impl Reconciler {
     /// Carries out one effect and answers what became of it.
@@ -84,7 +89,15 @@ impl Reconciler {
             like: GpuRow::from_profile(like, &a.profile),
             max_price_per_hour: cap,
         };
-        match self.world.gpus.rent(&wish).await {
+        let renting = tokio::time::timeout(RENT_LIMIT, self.world.gpus.rent(&wish));
+        let outcome = renting.await.unwrap_or_else(|_| {
+            let detail = format!("the rent took longer than {} s", RENT_LIMIT.as_secs());
+            Err(ProviderError::OutcomeUnknown {
+                provider: "Vast",
+                detail,
+            })
+        });
+        match outcome {
             Ok(gpu) => vec![Event::Rented { epoch, gpu }],
             Err(error) if error.certainly_did_not_happen() => vec![Event::RentRefused {
                 epoch,
@@ -269,7 +282,7 @@ fn is_under_way(restore: &RestoreActivity, wanted: Epoch) -> bool {
     }
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -72,9 +72,11 @@ pub(super) struct Connections {
 
 /// A slot for one standby's connection. Whoever holds its lock makes it; everyone else waits for that one.
 #[derive(Default)]
-struct Kept {
+pub(super) struct Kept {
     handle: tokio::sync::Mutex<Option<Arc<Handle<Pinned>>>>,
     agent: Mutex<Option<String>>,
+    /// Held while the agent is put there.
+    pub(super) pushing: tokio::sync::Mutex<()>,
 }
 
 impl Connections {
@@ -97,6 +99,11 @@ impl Connections {
             == Some(version)
     }
 
+    /// Forgets that the agent was put there.
+    pub(super) fn forget_agent(&self, standby: &Endpoint) {
+        *self.slot(standby).agent.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     pub(super) fn note_agent(&self, standby: &Endpoint, version: &str) {
         *self.slot(standby).agent.lock().unwrap_or_else(PoisonError::into_inner) = Some(version.to_owned());
     }
@@ -106,7 +113,7 @@ impl Connections {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(standby);
     }
 
-    fn slot(&self, standby: &Endpoint) -> Arc<Kept> {
+    pub(super) fn slot(&self, standby: &Endpoint) -> Arc<Kept> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         // An older address of the same machine will not be used again.
         kept.retain(|known, _| known == standby || known.instance != standby.instance);

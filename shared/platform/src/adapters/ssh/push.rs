@@ -14,7 +14,13 @@ pub(super) fn remote_path(version: &str) -> String {
 impl SshAgents {
     /// Puts our version there unless it is there. A push that breaks off leaves nothing under the agent's name.
     pub(super) async fn push(&self, standby: &Endpoint) -> Result<(), AgentError> {
+        let slot = self.connections.slot(standby);
         let pushing = async {
+            // Many calls may find it missing at once; one of them puts it there.
+            let _alone = slot.pushing.lock().await;
+            if self.connections.has_agent(standby, &self.version) {
+                return Ok(());
+            }
             let path = remote_path(&self.version);
             if !self.run(standby, &format!("test -x {path}"), b"").await?.succeeded() {
                 self.upload(standby, &path).await?;
@@ -33,12 +39,12 @@ impl SshAgents {
 
     async fn upload(&self, standby: &Endpoint, path: &str) -> Result<(), AgentError> {
         let size = self.binary.len();
-        let fresh = format!("{path}.{}", uuid::Uuid::new_v4().simple());
+        let fresh = format!(".warmspare/new-{}", uuid::Uuid::new_v4().simple());
         // Only our own hexadecimal digits and numbers are part of this command. Older versions go, but for the newest two: another control plane
         // may be in the middle of a deploy.
         let command = format!(
             "mkdir -p .warmspare && chmod 700 .warmspare && cat > {fresh} && [ \"$(wc -c < {fresh})\" -eq {size} ] && chmod 755 {fresh} && mv {fresh} {path} \
-             && ls -t .warmspare/agent-* | tail -n +4 | xargs -r rm -f || {{ rm -f {fresh}; exit 1; }}"
+             && ls -t .warmspare/agent-* | tail -n +4 | xargs -r rm -f && find .warmspare -name 'new-*' -mmin +60 -delete || {{ rm -f {fresh}; exit 1; }}"
         );
         let output = self.run(standby, &command, &self.binary).await?;
         if output.succeeded() {
