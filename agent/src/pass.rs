@@ -14,8 +14,8 @@ use crate::guard::{self, Deletions, Loss, Tripped};
 use crate::incoming::{self, Incoming, Start};
 use crate::recovery_points::{self, Sharing};
 use crate::rsync::{PARTIAL, Transfer, Transferred, Wish};
-use crate::source::{self, Look, Marker, RsyncThere, Tree};
-use crate::ssh::{Machine, last_words};
+use crate::source::{self, Look, Marker, RsyncThere, Tree, Watched};
+use crate::ssh::{Connection, Machine, last_words};
 use crate::state::{self, BindingFile, IncomingFile, PassUnderWay, PointFile, REQUEST_LOCK, Touched};
 use crate::tree;
 
@@ -71,14 +71,16 @@ impl<'a> Pass<'a> {
     /// Why it did not happen. A guard that tripped is [`AgentError::Halted`]; every recovery point is as it was.
     pub fn run(mut self) -> Result<PassReport, AgentError> {
         self.dir.note_pass(&self.under_way)?;
-        self.machine.connect()?;
-        let before = source::look(&self.machine, &self.binding.bind.source_path)?;
-        self.check(&before)?;
-        if before.rsync == RsyncThere::Missing {
-            return Err(source::no_rsync(&self.machine));
-        }
-        let incoming = Incoming::prepare(self.dir, self.base.as_ref())?;
-        let outcome = self.fill(&incoming, &before);
+        let connection = self.machine.connect()?;
+        let outcome = match (self.attempt(), connection) {
+            // The kept connection may have died with the GPU's last life: once more over a fresh one.
+            (Err(AgentError::Unreachable { .. }), Connection::Kept) => {
+                self.machine.disconnect();
+                self.machine.connect()?;
+                self.attempt()
+            }
+            (outcome, _) => outcome,
+        };
         match &outcome {
             // What a guard refused must not be taken up by the next pass.
             Err(AgentError::Halted { .. }) => incoming::give_up(self.dir)?,
@@ -88,10 +90,18 @@ impl<'a> Pass<'a> {
         outcome
     }
 
-    fn fill(&mut self, incoming: &Incoming, before: &Look) -> Result<PassReport, AgentError> {
-        let transferred = self.pull(incoming);
-        let after = source::look_once(&self.machine, &self.binding.bind.source_path);
-        let transferred = match (transferred, after) {
+    fn attempt(&mut self) -> Result<PassReport, AgentError> {
+        // The first look goes on while rsync starts: what it finds decides before anything is kept, and starting a shell
+        // on the GPU may take as long as a small pass.
+        let mut source = Watched::open(&self.machine, &self.binding.bind.source_path)?;
+        let incoming = Incoming::prepare(self.dir, self.base.as_ref())?;
+        let pulled = self.pull(&incoming, &mut source);
+        let before = source.before()?.clone();
+        self.check(&before)?;
+        if before.rsync == RsyncThere::Missing {
+            return Err(source::no_rsync(&self.machine));
+        }
+        let transferred = match (pulled, source.after()) {
             (Ok(done), Ok(after)) => {
                 self.check(&after)?;
                 done
@@ -105,15 +115,32 @@ impl<'a> Pass<'a> {
             }
             (Err(error), Err(_)) => return Err(error),
         };
-        let fetched = self.settle(incoming, &transferred, before)?;
+        let fetched = self.settle(&incoming, &transferred, &before)?;
         self.judge(&fetched)?;
-        self.conclude(incoming, &transferred, &fetched)
+        self.conclude(&incoming, &transferred, &fetched)
     }
 
-    fn pull(&mut self, incoming: &Incoming) -> Result<Transferred, AgentError> {
+    fn pull(&mut self, incoming: &Incoming, source: &mut Watched) -> Result<Transferred, AgentError> {
+        let mut under_way = self.under_way.clone();
+        self.transfer(incoming)
+            .run(self.dir, &self.machine, self.lock, |progress| {
+                if let Some(progress) = progress {
+                    under_way.progress = progress;
+                    let _ = self.dir.note_pass(&under_way);
+                }
+                match source.glance() {
+                    Ok(Some(look)) if self.check(look).is_err() => Wish::Stop("a guard objects"),
+                    Ok(_) => still_bound(self.dir, self.binding.revision),
+                    Err(_) => Wish::Stop("the connection broke"),
+                }
+            })
+    }
+
+    fn transfer(&self, incoming: &Incoming) -> Transfer {
         let bind = &self.binding.bind;
-        let mut transfer = Transfer::pull(&self.machine, &bind.source_path, &bind.excludes, &incoming.path);
-        transfer = if incoming.may_write_in_place() {
+        let transfer =
+            Transfer::pull(&self.machine, &bind.source_path, &bind.excludes, &incoming.path).with("--delete");
+        let transfer = if incoming.may_write_in_place() {
             transfer.with("--inplace")
         } else {
             transfer.with(format!("--partial-dir={PARTIAL}"))
@@ -122,22 +149,12 @@ impl<'a> Pass<'a> {
             (Some(base), Sharing::HardLinks) => {
                 let mut option = std::ffi::OsString::from("--link-dest=");
                 option.push(base);
-                transfer = transfer.with(option);
+                transfer.with(option)
             }
             // Listing first costs a moment and gives the long first pass its totals.
-            (None, _) => transfer = transfer.with("--no-inc-recursive"),
-            (Some(_), Sharing::Snapshots) => {}
+            (None, _) => transfer.with("--no-inc-recursive"),
+            (Some(_), Sharing::Snapshots) => transfer,
         }
-        transfer = transfer.with("--delete");
-        let (dir, revision) = (self.dir, self.binding.revision);
-        let under_way = &mut self.under_way;
-        transfer.run(dir, &self.machine, self.lock, |progress| {
-            if let Some(progress) = progress {
-                under_way.progress = progress;
-                let _ = dir.note_pass(under_way);
-            }
-            still_bound(dir, revision)
-        })
     }
 
     fn check(&self, look: &Look) -> Result<(), AgentError> {

@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,27 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>
         }
         bytes
     })
+}
+
+/// What a program prints, as it comes.
+#[must_use]
+pub fn stream(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut chunk = [0; 4096];
+        let Some(mut pipe) = pipe else {
+            return;
+        };
+        while let Ok(read) = pipe.read(&mut chunk)
+            && read > 0
+        {
+            let words = chunk.get(..read).unwrap_or_default().to_vec();
+            if sender.send(words).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 /// The outcome when a program cannot be started.

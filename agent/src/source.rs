@@ -1,10 +1,12 @@
 //! Looking at the tree on the GPU before and after a pass, and writing our marker into it.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use warmspare_domain::ids::{AssociationId, Epoch};
 
 use crate::error::AgentError;
-use crate::ssh::{Answered, Machine, last_words};
+use crate::ssh::{Machine, Session, last_words};
 
 /// Where the marker lies in the tree. The whole directory is left out of copies.
 pub const MARKER_DIRECTORY: &str = ".warmspare";
@@ -81,14 +83,21 @@ pub enum RsyncThere {
     Missing,
 }
 
-// Fixed text in one line, for any login shell; the path comes over standard input. The first word of our answer sets it
-// apart from what a talkative shell start-up prints.
-const LOOK: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p || exit 91; echo; echo warmspare-look; \
+// Fixed text in one line, for any login shell; the path comes over standard input, as often as we look. The first word of an
+// answer sets it apart from what a talkative shell start-up prints.
+const LOOK: &str = "exec /bin/sh -c 'unset CDPATH; while IFS= read -r p; do ( echo; echo warmspare-look; \
     if command -v rsync >/dev/null 2>&1; then echo rsync; else echo no-rsync; fi; \
     if [ ! -e \"$p\" ]; then echo gone; exit 0; fi; if [ ! -d \"$p\" ]; then echo other; exit 0; fi; \
     cd \"$p\" 2>/dev/null || { echo closed; exit 0; }; echo directory; pwd -P; \
     c=empty; for e in * .[!.]* ..?*; do if [ \"$e\" != .warmspare ]; then if [ -e \"$e\" ] || [ -L \"$e\" ]; then c=some; break; fi; fi; done; echo $c; \
-    if [ -f .warmspare/marker.json ]; then echo marker; head -c 4096 .warmspare/marker.json; else echo no-marker; fi'";
+    if [ -f .warmspare/marker.json ]; then echo marker; head -c 4096 .warmspare/marker.json; else echo no-marker; fi ); \
+    echo; echo warmspare-end; done'";
+
+/// The closing words of an answer.
+const END: &[u8] = b"\nwarmspare-end\n";
+
+/// A look at a directory takes a moment, unless the machine is in trouble.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 const MARK: &str = "exec /bin/sh -c 'unset CDPATH; umask 022; IFS= read -r p || exit 91; IFS= read -r m || exit 91; \
     mkdir -p \"$p\" && cd \"$p\" && mkdir -p .warmspare && printf \"%s\\n\" \"$m\" > .warmspare/marker.json.new && \
@@ -122,30 +131,104 @@ pub fn check_path(path: &str) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// Looks at the tree.
+/// Looks at the tree once.
 ///
 /// # Errors
 /// When the machine cannot be reached or answers something else.
 pub fn look(machine: &Machine, path: &str) -> Result<Look, AgentError> {
-    understand(machine, machine.run(LOOK, format!("{path}\n").as_bytes())?)
+    let once = || Watched::open(machine, path)?.before().cloned();
+    match once() {
+        // The kept connection may have died with the machine's last life: once more over a fresh one.
+        Err(AgentError::Unreachable { .. }) => {
+            machine.disconnect();
+            machine.connect()?;
+            once()
+        }
+        other => other,
+    }
 }
 
-/// Looks at the tree over the connection that is open, without opening another one.
-///
-/// # Errors
-/// As [`look`].
-pub fn look_once(machine: &Machine, path: &str) -> Result<Look, AgentError> {
-    understand(machine, machine.run_once(LOOK, format!("{path}\n").as_bytes())?)
+/// The tree, looked at when a pass begins and when it ends, over one and the same session.
+#[derive(Debug)]
+pub struct Watched {
+    session: Session,
+    shown: String,
+    path: String,
+    before: Option<Look>,
 }
 
-fn understand(machine: &Machine, answer: Answered) -> Result<Look, AgentError> {
-    read_look(&answer.stdout).ok_or_else(|| {
-        AgentError::Rsync(format!(
-            "{} gave an unexpected answer: {}",
-            machine.shown(),
-            last_words(&String::from_utf8_lossy(&answer.stdout))
-        ))
-    })
+impl Watched {
+    /// Begins to look; does not wait for the answer.
+    ///
+    /// # Errors
+    /// When ssh cannot be started.
+    pub fn open(machine: &Machine, path: &str) -> Result<Self, AgentError> {
+        let mut watched = Self {
+            session: machine.open(LOOK)?,
+            shown: machine.shown(),
+            path: path.to_owned(),
+            before: None,
+        };
+        watched.ask();
+        Ok(watched)
+    }
+
+    /// The first look, if its answer is there.
+    ///
+    /// # Errors
+    /// When the connection broke or the answer is something else.
+    pub fn glance(&mut self) -> Result<Option<&Look>, AgentError> {
+        self.first(Duration::ZERO)
+    }
+
+    /// The first look.
+    ///
+    /// # Errors
+    /// As [`Self::glance`]; also when no answer comes.
+    pub fn before(&mut self) -> Result<&Look, AgentError> {
+        let silent = self.silent();
+        self.first(PATIENCE)?.ok_or(silent)
+    }
+
+    /// Looks again.
+    ///
+    /// # Errors
+    /// As [`Self::before`].
+    pub fn after(&mut self) -> Result<Look, AgentError> {
+        self.before()?;
+        self.ask();
+        let silent = self.silent();
+        self.read(PATIENCE)?.ok_or(silent)
+    }
+
+    fn ask(&mut self) {
+        self.session.ask(format!("{}\n", self.path).as_bytes());
+    }
+
+    fn first(&mut self, patience: Duration) -> Result<Option<&Look>, AgentError> {
+        if self.before.is_none() {
+            self.before = self.read(patience)?;
+        }
+        Ok(self.before.as_ref())
+    }
+
+    fn read(&mut self, patience: Duration) -> Result<Option<Look>, AgentError> {
+        let Some(answer) = self.session.answer(END, patience)? else {
+            return Ok(None);
+        };
+        let look = read_look(&answer).ok_or_else(|| {
+            let words = last_words(&String::from_utf8_lossy(&answer));
+            AgentError::Rsync(format!("{} gave an unexpected answer: {words}", self.shown))
+        })?;
+        Ok(Some(look))
+    }
+
+    fn silent(&self) -> AgentError {
+        AgentError::Unreachable {
+            host: self.shown.clone(),
+            detail: "no answer in time".into(),
+        }
+    }
 }
 
 /// Writes our marker into the tree, making the directory where it is missing.

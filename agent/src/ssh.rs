@@ -1,9 +1,11 @@
 //! OpenSSH to the GPU and to restore targets: our key, our known hosts, nobody's configuration, one kept connection.
 
 use std::fs::{self, DirBuilder};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use warmspare_domain::halt::HaltReason;
@@ -35,6 +37,79 @@ pub struct Answered {
     pub code: Option<i32>,
     /// Its standard output.
     pub stdout: Vec<u8>,
+}
+
+/// Whether a connection is known to work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// It was opened now.
+    Fresh,
+    /// It was open before; the machine may have gone since without a word.
+    Kept,
+}
+
+/// A command on the other machine that answers several questions: its shell starts once.
+#[derive(Debug)]
+pub struct Session {
+    machine: Machine,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    output: Receiver<Vec<u8>>,
+    complaints: Receiver<Vec<u8>>,
+    complained: Vec<u8>,
+    heard: Vec<u8>,
+}
+
+/// An answer is short; a hostile machine may talk without end.
+const LONGEST_ANSWER: usize = 1 << 20;
+
+impl Session {
+    /// Puts a question. What is wrong with the connection shows when the answer is awaited.
+    pub fn ask(&mut self, question: &[u8]) {
+        if let Some(stdin) = &mut self.stdin {
+            let _ = stdin.write_all(question).and_then(|()| stdin.flush());
+        }
+    }
+
+    /// The answer to the last question, up to its closing words; `None` when it is not complete within `patience`.
+    ///
+    /// # Errors
+    /// When the connection broke or the machine says something else without end.
+    pub fn answer(&mut self, closing: &[u8], patience: Duration) -> Result<Option<Vec<u8>>, AgentError> {
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(at) = self.heard.windows(closing.len()).position(|window| window == closing) {
+                let rest = self.heard.split_off(at + closing.len());
+                let mut answer = std::mem::replace(&mut self.heard, rest);
+                answer.truncate(at);
+                return Ok(Some(answer));
+            }
+            match self
+                .output
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
+                Ok(chunk) if self.heard.len() < LONGEST_ANSWER => self.heard.extend(chunk),
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => return Err(self.failure()),
+            }
+        }
+    }
+
+    fn failure(&mut self) -> AgentError {
+        process::stop(&mut self.child);
+        while let Ok(chunk) = self.complaints.recv_timeout(Duration::from_millis(200)) {
+            self.complained.extend(chunk);
+        }
+        self.machine.failure(&String::from_utf8_lossy(&self.complained))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.stdin = None;
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Machine {
@@ -97,9 +172,12 @@ impl Machine {
     ///
     /// # Errors
     /// When the machine does not answer, refuses our key, or shows another host key than the pinned one.
-    pub fn connect(&self) -> Result<(), AgentError> {
-        if self.socket().is_none() || self.is_connected() {
-            return Ok(());
+    pub fn connect(&self) -> Result<Connection, AgentError> {
+        if self.socket().is_none() {
+            return Ok(Connection::Fresh);
+        }
+        if self.is_connected() {
+            return Ok(Connection::Kept);
         }
         let log = self.dir.logs().join(format!("ssh-{}.err", std::process::id()));
         let output = fs::File::create(&log).map_err(|error| AgentError::io("make a log for ssh", error))?;
@@ -117,7 +195,7 @@ impl Machine {
         let words = fs::read_to_string(&log).unwrap_or_default();
         let _ = fs::remove_file(&log);
         match status {
-            Some(status) if status.success() => Ok(()),
+            Some(status) if status.success() => Ok(Connection::Fresh),
             Some(_) => Err(self.failure(&words)),
             None => {
                 process::stop(&mut child);
@@ -146,19 +224,36 @@ impl Machine {
         // The kept connection may have died with the machine's last life: once more over a fresh one.
         self.disconnect();
         self.connect()?;
-        self.run_once(fixed_command, input)
-    }
-
-    /// As [`Self::run`], over the connection as it is: a machine that is gone shall not be waited for.
-    ///
-    /// # Errors
-    /// As [`Self::connect`]; also when the connection breaks.
-    pub fn run_once(&self, fixed_command: &'static str, input: &[u8]) -> Result<Answered, AgentError> {
         let finished = self.attempt(fixed_command, input)?;
         if finished.code == Some(255) {
             return Err(self.failure(&finished.stderr));
         }
         Ok(answered(finished))
+    }
+
+    /// Starts one of our fixed commands and leaves it open for questions.
+    ///
+    /// # Errors
+    /// When ssh cannot be started.
+    pub fn open(&self, fixed_command: &'static str) -> Result<Session, AgentError> {
+        let mut child = self
+            .ssh(&self.options(KNOWN_HOSTS, "yes"))
+            .args(self.mux_options("no"))
+            .args(["--", &self.host.address, fixed_command])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| cannot_start("ssh", error))?;
+        Ok(Session {
+            machine: self.clone(),
+            stdin: child.stdin.take(),
+            output: process::stream(child.stdout.take()),
+            complaints: process::stream(child.stderr.take()),
+            complained: Vec::new(),
+            heard: Vec::new(),
+            child,
+        })
     }
 
     /// Pins the machine's host key, unless one is pinned under this association and epoch.

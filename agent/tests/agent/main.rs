@@ -1,4 +1,13 @@
 //! The agent against a real sshd and a real rsync on loopback.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "whatever was not expected fails the test")]
 
+mod binding;
+mod downloads;
+mod guards;
+mod kills;
 mod passes;
+mod restores;
+mod single_flight;
+mod storage;
 mod support;

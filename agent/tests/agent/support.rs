@@ -102,7 +102,7 @@ impl Machine {
         let at = |name: &str| self.place.path().join(name).display().to_string();
         let config = format!(
             "ListenAddress 127.0.0.1\nPort {}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\n\
-             UsePAM no\nPasswordAuthentication no\nMaxStartups 100\nPermitRootLogin yes\n{extra}\n",
+             UsePAM no\nPasswordAuthentication no\nMaxStartups 100\nPermitRootLogin yes\n{extra}\nSetEnv SHLVL=5\n",
             self.port,
             at("host_key"),
             at("authorized_keys"),
@@ -111,10 +111,11 @@ impl Machine {
     }
 
     pub fn boot(&mut self) {
-        self.boot_with("");
+        self.boot_with("", &[]);
     }
 
-    pub fn boot_with(&mut self, extra: &str) {
+    /// Boots with more lines in sshd's configuration, through another program if one is named.
+    pub fn boot_with(&mut self, extra: &str, through: &[&str]) {
         if is_root() {
             fs::create_dir_all("/run/sshd").unwrap();
         }
@@ -124,7 +125,9 @@ impl Machine {
             }
             self.write_config(extra);
             let log = fs::File::create(self.place.path().join("sshd.log")).unwrap();
-            let mut sshd = Command::new("/usr/sbin/sshd")
+            let words: Vec<&str> = through.iter().copied().chain(["/usr/sbin/sshd"]).collect();
+            let mut sshd = Command::new(words[0])
+                .args(&words[1..])
                 .arg("-D")
                 .arg("-e")
                 .arg("-f")
@@ -150,6 +153,37 @@ impl Machine {
             "no sshd: {}",
             fs::read_to_string(self.place.path().join("sshd.log")).unwrap()
         );
+    }
+
+    /// Puts a program in front of rsync on this machine: `before` runs first, `after` when rsync is done.
+    pub fn wrap_rsync(&mut self, before: &str, after: &str) {
+        let bin = self.place.path().join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        let script = format!(
+            "#!/bin/sh\nhold() {{ echo $$ >> {0}/holding; while [ -e {0}/hold ]; do sleep 0.01; done; }}\n{before}\n/usr/bin/rsync \"$@\"\ncode=$?\n{after}\nexit $code\n",
+            self.place.path().display()
+        );
+        write(&bin.join("rsync"), script);
+        fs::set_permissions(bin.join("rsync"), fs::Permissions::from_mode(0o755)).unwrap();
+        self.halt();
+        self.boot_with(&format!("SetEnv SHLVL=5 PATH={}:/usr/bin:/bin", bin.display()), &[]);
+    }
+
+    /// Makes the wrapped rsync wait where it calls `hold`.
+    pub fn hold(&self) {
+        let _ = fs::remove_file(self.place.path().join("holding"));
+        fs::write(self.place.path().join("hold"), "").unwrap();
+    }
+
+    /// Waits until the wrapped rsync waits.
+    pub fn wait_until_held(&self) {
+        eventually("rsync was held", || {
+            self.place.path().join("holding").exists().then_some(())
+        });
+    }
+
+    pub fn release(&self) {
+        fs::remove_file(self.place.path().join("hold")).unwrap();
     }
 
     /// Ends sshd and every connection, as when a container stops.
@@ -488,7 +522,6 @@ pub fn assert_same_tree(left: &Path, right: &Path) {
     }
 }
 
-/// Fails unless both trees hold the same files with the same content; attributes aside.
 pub fn set_mtime(path: &Path, seconds: i64, nanoseconds: i64) {
     use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
     let instant = Timespec {
@@ -507,4 +540,109 @@ pub fn write(path: &Path, content: impl AsRef<[u8]>) {
         fs::create_dir_all(parent).unwrap();
     }
     fs::write(path, content).unwrap();
+}
+
+pub fn set_xattr(path: &Path, name: &str, value: &str) {
+    let set = Command::new("setfattr")
+        .args(["-n", name, "-v", value])
+        .arg(path)
+        .status();
+    assert!(set.unwrap().success(), "setfattr {}", path.display());
+}
+
+/// A tree with everything in it that a copy could lose.
+pub fn grow_rich_tree(root: &Path) {
+    use std::os::unix::fs::symlink;
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (number, name) in odd_names().iter().enumerate() {
+        write(
+            &root.join("names").join(std::ffi::OsStr::from_bytes(name)),
+            format!("odd {number}"),
+        );
+    }
+    for (number, bits) in [0o600, 0o644, 0o755, 0o4755, 0o2640, 0o444, 0o777]
+        .into_iter()
+        .enumerate()
+    {
+        let path = root.join(format!("modes/{number}"));
+        write(&path, format!("mode {number}"));
+        mode(&path, bits);
+    }
+    for (number, (seconds, nanoseconds)) in [
+        (0, 1),
+        (1_000_000_000, 999_999_999),
+        (1_795_441_530, 123_456_789),
+        (4_000_000_000, 5),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = root.join(format!("times/{number}"));
+        write(&path, format!("time {number}"));
+        set_mtime(&path, seconds, nanoseconds);
+    }
+    fs::create_dir_all(root.join("links/deep/er")).unwrap();
+    for (number, target) in ["../modes/0", "/etc/passwd", "nowhere", "deep", "..", "odd\nname"]
+        .into_iter()
+        .enumerate()
+    {
+        symlink(target, root.join(format!("links/{number}"))).unwrap();
+    }
+    write(&root.join("links/one"), "three names");
+    fs::hard_link(root.join("links/one"), root.join("links/two")).unwrap();
+    fs::hard_link(root.join("links/one"), root.join("links/deep/er/three")).unwrap();
+    write(&root.join("xattrs/file"), "with attributes");
+    set_xattr(&root.join("xattrs/file"), "user.origin", "a GPU");
+    set_xattr(&root.join("xattrs"), "user.kind", "a directory");
+    grow_sparse_file(&root.join("sparse"));
+    fs::create_dir_all(root.join("empty/directory")).unwrap();
+    write(&root.join("empty/file"), "");
+    write(&root.join("closed/inside"), "may not be changed");
+    mode(&root.join("closed"), 0o555);
+    mode(&root.join("empty"), 0o1777);
+    set_mtime(&root.join("links/deep"), 1_234_567_890, 987_654_321);
+}
+
+pub fn odd_names() -> Vec<Vec<u8>> {
+    vec![
+        b"a b".to_vec(),
+        b"line\nbreak".to_vec(),
+        b"not \xff\xfe utf-8".to_vec(),
+        b"-rf".to_vec(),
+        b"$(touch pwned)`touch pwned`".to_vec(),
+        b"quote'\"s".to_vec(),
+        b"back\\slash\\#012".to_vec(),
+        b"*".to_vec(),
+        b" leading and trailing ".to_vec(),
+        "ünïcödé 🚀".as_bytes().to_vec(),
+        vec![b'x'; 255],
+        b"\x01\x7f\t\r".to_vec(),
+    ]
+}
+
+fn grow_sparse_file(path: &Path) {
+    use std::os::unix::fs::FileExt;
+    let file = fs::File::create(path).unwrap();
+    file.set_len(64 << 20).unwrap();
+    file.write_all_at(b"an island", 32 << 20).unwrap();
+}
+
+/// A generator whose seed is printed, so that a failure can be repeated.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new() -> Self {
+        let from_environment = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = from_environment.unwrap_or_else(|| u64::from(std::process::id()) * 7919 + 1);
+        println!("SEED={seed}");
+        Self(seed)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        // xorshift64
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
 }

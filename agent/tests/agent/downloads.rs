@@ -1,0 +1,195 @@
+//! Downloads straight from the standby, with one key, read-only, for a while.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use warmspare_agent::clock;
+use warmspare_domain::ids::Epoch;
+use warmspare_domain::units::Timestamp;
+use warmspare_wire::agent::{AuthorizeDownload, Outcome, PointChoice, RefusalKind, Request};
+
+use crate::support::{Machine, Standby, assert_same_tree, bound, grow_rich_tree, refusal_of, write};
+
+const FIRST: Epoch = Epoch::FIRST;
+
+/// A person with a key, and the standby's own sshd.
+struct Person {
+    place: tempfile::TempDir,
+    sshd: Machine,
+}
+
+impl Person {
+    fn of(standby: &Standby) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let made = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"])
+            .arg(place.path().join("key"))
+            .stdin(Stdio::null())
+            .status();
+        assert!(made.unwrap().success());
+        let sshd = Machine::start(&[]);
+        let keys = sshd.place.path().join("authorized_keys");
+        fs::remove_file(&keys).unwrap();
+        fs::create_dir_all(standby.home.join(".ssh")).unwrap();
+        fs::write(standby.home.join(".ssh/authorized_keys"), "# kept\n").unwrap();
+        std::os::unix::fs::symlink(standby.home.join(".ssh/authorized_keys"), keys).unwrap();
+        Self { place, sshd }
+    }
+
+    fn key(&self) -> String {
+        let line = fs::read_to_string(self.place.path().join("key.pub")).unwrap();
+        line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+    }
+
+    fn ssh(&self) -> String {
+        format!(
+            "ssh -F none -i {} -o IdentitiesOnly=yes -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -p {} -l {}",
+            self.place.path().join("key").display(),
+            self.sshd.port,
+            crate::support::user()
+        )
+    }
+
+    fn rsync(&self, options: &[&str], from: &str, to: &Path) -> Output {
+        Command::new("rsync")
+            .args(options)
+            .args(["-e", &self.ssh()])
+            .arg(format!("127.0.0.1:{from}"))
+            .arg(to)
+            .output()
+            .unwrap()
+    }
+
+    fn run(&self, command: &str) -> Output {
+        let words = self.ssh();
+        let mut words = words.split(' ');
+        let mut ssh = Command::new(words.next().unwrap());
+        ssh.args(words)
+            .arg("127.0.0.1")
+            .arg(command)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+}
+
+fn authorize(standby: &Standby, key: &str, until: Timestamp) -> Outcome {
+    standby.call(Request::AuthorizeDownload(AuthorizeDownload {
+        public_key: key.to_owned(),
+        until,
+        point: PointChoice::Latest,
+    }))
+}
+
+fn soon() -> Timestamp {
+    clock::now() + Duration::from_secs(3600)
+}
+
+#[test]
+fn an_authorised_key_downloads_the_point_it_was_given_and_nothing_else() {
+    let (gpu, standby) = bound();
+    grow_rich_tree(&gpu.tree());
+    let point = standby.pass(FIRST).points.latest.unwrap();
+    let person = Person::of(&standby);
+    let before = person.rsync(&["-aHX"], "/", person.place.path());
+    assert!(!before.status.success(), "the key worked before it was authorised");
+    let Outcome::DownloadAuthorized { point: given, .. } = authorize(&standby, &person.key(), soon()) else {
+        panic!("not authorised");
+    };
+    assert_eq!(given.id, point.id);
+    write(&gpu.tree().join("later"), "not in the point");
+    standby.pass(FIRST);
+    let got = person.place.path().join("got");
+    let options = [
+        "-aHXS",
+        "--numeric-ids",
+        "--partial",
+        "--info=progress2",
+        "--modify-window=-1",
+    ];
+    let download = person.rsync(&options, "/etc/anything/", &got);
+    assert!(download.status.success(), "{download:?}");
+    assert_same_tree(&standby.point_tree(&point), &got);
+}
+
+#[test]
+fn an_authorised_key_can_neither_write_nor_run_nor_follow_links() {
+    let (gpu, standby) = bound();
+    std::os::unix::fs::symlink("/etc/passwd", gpu.tree().join("link")).unwrap();
+    let point = standby.pass(FIRST).points.latest.unwrap();
+    let person = Person::of(&standby);
+    authorize(&standby, &person.key(), soon());
+    for command in [
+        "id",
+        "sh",
+        "",
+        "rsync --server -re.iLsfxC . /tmp",
+        "scp -f /etc/passwd",
+        "cat /etc/passwd",
+    ] {
+        let output = person.run(command);
+        assert!(
+            !output.status.success() && output.stdout.is_empty(),
+            "{command:?}: {output:?}"
+        );
+    }
+    let got = person.place.path().join("got");
+    let follow = person.rsync(&["-aL"], "/", &got);
+    assert!(!follow.status.success() && !got.join("link").exists());
+    write(&person.place.path().join("mine"), "x");
+    let push = Command::new("rsync")
+        .args(["-a", "-e", &person.ssh()])
+        .arg(person.place.path().join("mine"))
+        .arg("127.0.0.1:/")
+        .output()
+        .unwrap();
+    assert!(!push.status.success());
+    assert_eq!(fs::read_dir(standby.point_tree(&point)).unwrap().count(), 1);
+    assert!(
+        person.run("exit 0").stderr.len() > 20,
+        "a refusal says what the key is for"
+    );
+}
+
+#[test]
+fn a_permission_ends_and_its_line_goes_while_others_stay() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("a"), "1");
+    standby.pass(FIRST);
+    let person = Person::of(&standby);
+    let keys = || fs::read_to_string(standby.home.join(".ssh/authorized_keys")).unwrap();
+    authorize(&standby, &person.key(), clock::now() + Duration::from_millis(1500));
+    authorize(&standby, &person.key(), clock::now() + Duration::from_millis(1500));
+    assert_eq!(keys().lines().count(), 2, "one key, one line: {}", keys());
+    let got = person.place.path().join("got");
+    crate::support::eventually("the permission ended", || {
+        (!person.rsync(&["-a"], "/", &got).status.success()).then_some(())
+    });
+    standby.status();
+    assert_eq!(keys(), "# kept\n");
+}
+
+#[test]
+fn only_a_plain_key_and_a_future_instant_are_authorised() {
+    let (gpu, standby) = bound();
+    let person = Person::of(&standby);
+    let kind = |outcome| refusal_of(outcome).kind;
+    assert_eq!(
+        kind(authorize(&standby, &person.key(), soon())),
+        RefusalKind::NoRecoveryPoint
+    );
+    write(&gpu.tree().join("a"), "1");
+    standby.pass(FIRST);
+    let bad = format!("{}\ncommand=\"sh\" {}", person.key(), person.key());
+    assert_eq!(kind(authorize(&standby, &bad, soon())), RefusalKind::BadRequest);
+    assert_eq!(
+        kind(authorize(&standby, &person.key(), clock::now())),
+        RefusalKind::BadRequest
+    );
+    assert_eq!(
+        fs::read_to_string(standby.home.join(".ssh/authorized_keys")).unwrap(),
+        "# kept\n"
+    );
+}

@@ -1,0 +1,220 @@
+//! btrfs, and a full disk: both need root for a disk of their own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+use warmspare_domain::ids::Epoch;
+use warmspare_wire::agent::{PassFailureKind, RestoreActivity};
+
+use crate::support::{Machine, Standby, assert_same_tree, grow_rich_tree, is_root, kill, read_tree, set_mtime, write};
+
+const FIRST: Epoch = Epoch::FIRST;
+
+/// A file system in a file.
+struct Disk {
+    at: PathBuf,
+    _place: TempDir,
+}
+
+impl Disk {
+    fn make(kind: &str, megabytes: u64) -> Option<Self> {
+        if !is_root() {
+            eprintln!("SKIPPED: a disk of its own ({kind}) needs root");
+            return None;
+        }
+        let place = tempfile::Builder::new().prefix("disk-").tempdir().unwrap();
+        let (image, at) = (place.path().join("image"), place.path().join("mnt"));
+        fs::File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
+        fs::create_dir(&at).unwrap();
+        let run = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+        let made = run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image))
+            && run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]));
+        if !made {
+            eprintln!("SKIPPED: this machine cannot make and mount a {kind} disk");
+            return None;
+        }
+        Some(Self { at, _place: place })
+    }
+
+    fn standby(&self) -> Standby {
+        let place = tempfile::Builder::new().prefix("standby-").tempdir().unwrap();
+        Standby::at(place, self.at.join("data"))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
+    }
+}
+
+fn is_read_only_subvolume(path: &Path) -> bool {
+    let shown = Command::new("btrfs")
+        .args(["property", "get", "-ts"])
+        .arg(path)
+        .arg("ro")
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&shown.stdout).trim() == "ro=true"
+}
+
+#[test]
+fn on_btrfs_recovery_points_are_read_only_snapshots_that_equal_the_source() {
+    let Some(disk) = Disk::make("btrfs", 400) else {
+        return;
+    };
+    let standby = disk.standby();
+    let gpu = Machine::start(&[&standby.key()]);
+    standby.bind(&gpu, FIRST);
+    grow_rich_tree(&gpu.tree());
+    let first = standby.pass(FIRST).points.latest.unwrap();
+    let before = read_tree(&standby.point_tree(&first));
+    assert!(is_read_only_subvolume(&standby.point_tree(&first)));
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+    // One name of a file with several is rewritten: written in place, the others would change with it.
+    fs::remove_file(gpu.tree().join("links/two")).unwrap();
+    write(&gpu.tree().join("links/two"), "on its own now");
+    write(&gpu.tree().join("modes/1"), "changed");
+    fs::remove_file(gpu.tree().join("modes/2")).unwrap();
+    let status = standby.pass(FIRST);
+    assert_eq!(
+        (status.points.count, status.last_complete.unwrap().deleted_files),
+        (2, 1)
+    );
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+    assert_eq!(before, read_tree(&standby.point_tree(&first)));
+    assert_eq!(
+        standby.pass(FIRST).points.count,
+        2,
+        "an unchanged tree became another recovery point"
+    );
+    let target = Machine::start(&[&standby.key()]);
+    let restored = standby.restore(&target, FIRST.next());
+    assert!(matches!(restored, RestoreActivity::Verified { .. }), "{restored:#?}");
+    assert_same_tree(&gpu.tree(), &target.tree());
+}
+
+#[test]
+fn on_btrfs_a_growing_log_costs_its_growth_and_a_kill_leaves_points_whole() {
+    let Some(disk) = Disk::make("btrfs", 600) else {
+        return;
+    };
+    let standby = disk.standby();
+    let mut gpu = Machine::start(&[&standby.key()]);
+    standby.bind(&gpu, FIRST);
+    let log = gpu.tree().join("log");
+    let mut content: Vec<u8> = (0..60_u32 << 18)
+        .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
+    write(&log, &content);
+    let first = standby.pass(FIRST).points.latest.unwrap();
+    let free = standby.status().disk.free.0;
+    for round in 0_u8..4 {
+        content.extend(vec![round; 1000]);
+        write(&log, &content);
+        standby.pass(FIRST);
+    }
+    let used = free.saturating_sub(standby.status().disk.free.0);
+    assert!(
+        used < 30 << 20,
+        "four small growths of a 60 MiB file took {} MiB",
+        used >> 20
+    );
+    // A pass killed while it writes in place.
+    gpu.wrap_rsync("", "hold");
+    content.extend(b"more");
+    write(&log, &content);
+    gpu.hold();
+    standby.try_sync(FIRST, warmspare_wire::agent::Urgency::Due, 0);
+    gpu.wait_until_held();
+    standby.workers().into_iter().for_each(kill);
+    gpu.release();
+    assert_eq!(
+        fs::metadata(standby.point_tree(&first).join("log")).unwrap().len(),
+        60 << 20
+    );
+    standby.pass(FIRST);
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+    assert_eq!(standby.points().len(), 6);
+}
+
+#[test]
+fn on_btrfs_thinned_points_are_gone_for_good() {
+    let Some(disk) = Disk::make("btrfs", 300) else {
+        return;
+    };
+    thinned_points_are_gone(&disk.standby());
+}
+
+#[test]
+fn thinned_points_are_gone_for_good_and_held_ones_stay() {
+    thinned_points_are_gone(&Standby::new());
+}
+
+/// Ages the recovery points on disk instead of waiting for days.
+fn thinned_points_are_gone(standby: &Standby) {
+    let gpu = Machine::start(&[&standby.key()]);
+    standby.bind(&gpu, FIRST);
+    write(&gpu.tree().join("a"), "0");
+    for n in 0..4 {
+        write(&gpu.tree().join("a"), format!("{n}"));
+        standby.pass(FIRST);
+    }
+    let points = standby.points();
+    for point in &points[..3] {
+        let file = standby.data.join(format!("recovery-points/{}.json", point.id));
+        let mut stored: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        stored["point"]["taken_at"] = "2020-01-01T00:00:00.000Z".into();
+        fs::write(&file, serde_json::to_vec(&stored).unwrap()).unwrap();
+    }
+    let holds = serde_json::json!({"holds": [{"point": points[1].id, "until": "2999-01-01T00:00:00.000Z"}]});
+    fs::write(standby.data.join("holds.json"), holds.to_string()).unwrap();
+    write(&gpu.tree().join("a"), "last");
+    standby.pass(FIRST);
+    let left: Vec<_> = standby.points().into_iter().map(|point| point.id).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+    assert!(
+        left.contains(&points[1].id),
+        "a recovery point that is being downloaded was removed"
+    );
+    assert!(left.contains(&points[3].id));
+    crate::support::eventually("the trash was emptied", || {
+        (fs::read_dir(standby.data.join("trash")).unwrap().count() == 0).then_some(())
+    });
+    assert!(!standby.point_tree(&points[0]).exists());
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+}
+
+#[test]
+fn a_full_disk_fails_the_pass_by_name_and_keeps_every_point() {
+    for kind in ["ext4", "btrfs"] {
+        let Some(disk) = Disk::make(kind, 200) else {
+            return;
+        };
+        let standby = disk.standby();
+        let gpu = Machine::start(&[&standby.key()]);
+        standby.bind(&gpu, FIRST);
+        write(&gpu.tree().join("small"), "1");
+        let point = standby.pass(FIRST).points.latest.unwrap();
+        let mut dice = crate::support::Dice::new();
+        let noise: Vec<u8> = (0..260 << 17)
+            .flat_map(|_| dice.below(u64::MAX).to_le_bytes())
+            .collect();
+        write(&gpu.tree().join("large"), noise);
+        let status = standby.sync(FIRST);
+        let failure = status.last_failure.unwrap();
+        assert_eq!(failure.kind, PassFailureKind::DiskFull, "{kind}: {}", failure.message);
+        assert!(failure.message.contains("disk is full"), "{}", failure.message);
+        assert_eq!((status.points.count, status.points.latest), (1, Some(point)), "{kind}");
+        let large = gpu.tree().join("large");
+        fs::remove_file(&large).unwrap();
+        write(&large, "fits");
+        set_mtime(&large, 1_795_441_530, 0);
+        crate::support::eventually("a later pass found room", || {
+            standby.sync(FIRST).last_failure.is_none().then_some(())
+        });
+        assert_same_tree(&gpu.tree(), &standby.newest_tree());
+    }
+}
