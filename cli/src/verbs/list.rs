@@ -27,8 +27,8 @@ impl List {
             eprintln!("No GPU is protected. `warmspare protect GPU` makes a standby for one.");
         } else {
             println!(
-                "{:<16} {:<13} {:<9} {:>9}  {:<26} {}",
-                "GPU", "PHASE", "HEALTH", "LAG", "NEWEST RECOVERY POINT", "STANDBY"
+                "{:<16} {:<13} {:<9} {:>9}  {:<26} STANDBY",
+                "GPU", "PHASE", "HEALTH", "LAG", "NEWEST RECOVERY POINT"
             );
             for view in &views {
                 let (gpu, phase, health) = (text(view, "gpu"), text(view, "phase"), text(view, "health"));

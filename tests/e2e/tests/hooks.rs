@@ -11,8 +11,8 @@ use warmspare_e2e::{
 use warmspare_platform::handlers::seal::{self, HOOK, VAST};
 
 fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap())
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+    Timestamp::from_millis(i64::try_from(since.as_millis()).expect("it is before the year 292 million"))
 }
 
 async fn beats_pass(stage: &Stage) -> anyhow::Result<()> {

@@ -28,10 +28,13 @@ fn write_without_pause(path: std::path::PathBuf, stop: Arc<AtomicBool>) -> std::
             .create(true)
             .append(true)
             .open(path)
-            .unwrap();
+            .expect("the workspace can be written to");
         let mut line = 0_u64;
         while !stop.load(Ordering::SeqCst) {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .expect("it is after 1970")
+                .as_millis();
             if writeln!(file, "{now} {line}").and_then(|()| file.sync_data()).is_err() {
                 break;
             }
