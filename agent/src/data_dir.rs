@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -145,6 +146,21 @@ impl DataDir {
             Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(AgentError::io(format!("lock {name}"), error)),
+        }
+    }
+
+    /// Takes a lock for long work. Whoever only looks whether it is held holds it for an instant, so one refusal is not believed.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened.
+    pub fn lock_to_work(&self, name: &str) -> Result<Option<File>, AgentError> {
+        let until = Instant::now() + Duration::from_millis(100);
+        loop {
+            let lock = self.try_lock(name)?;
+            if lock.is_some() || Instant::now() >= until {
+                return Ok(lock);
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 

@@ -18,6 +18,7 @@ pub mod incoming;
 pub mod pass;
 pub mod process;
 pub mod recovery_points;
+pub mod reserve;
 pub mod restore;
 pub mod rsync;
 pub mod rsync_output;

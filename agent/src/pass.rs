@@ -13,6 +13,7 @@ use crate::error::AgentError;
 use crate::guard::{self, Deletions, Loss, Tripped};
 use crate::incoming::{self, Incoming, Start};
 use crate::recovery_points::{self, Sharing};
+use crate::reserve;
 use crate::rsync::{PARTIAL, Transfer, Transferred, Wish};
 use crate::source::{self, Look, Marker, RsyncThere, Tree, Watched};
 use crate::ssh::{Connection, Machine, last_words};
@@ -70,6 +71,7 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// Why it did not happen. A guard that tripped is [`AgentError::Halted`]; every recovery point is as it was.
     pub fn run(mut self) -> Result<PassReport, AgentError> {
+        reserve::take(self.dir)?;
         self.dir.note_pass(&self.under_way)?;
         let connection = self.machine.connect()?;
         let outcome = match (self.attempt(), connection) {
@@ -84,7 +86,10 @@ impl<'a> Pass<'a> {
         match &outcome {
             // What a guard refused must not be taken up by the next pass.
             Err(AgentError::Halted { .. }) => incoming::give_up(self.dir)?,
-            Err(AgentError::DiskFull) if self.base.is_some() => incoming::give_up(self.dir)?,
+            Err(AgentError::DiskFull) if self.base.is_some() => {
+                incoming::give_up(self.dir)?;
+                recovery_points::empty_trash(self.dir);
+            }
             Ok(_) | Err(_) => {}
         }
         outcome

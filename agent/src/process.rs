@@ -197,6 +197,11 @@ pub fn detach(dir: &DataDir, verb: &str) -> Result<Child, AgentError> {
         .map_err(|error| AgentError::io("start a worker", error))
 }
 
+/// Notes something in the worker's log. On a full disk the note is lost and the work goes on.
+pub fn log(words: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{} {words}", crate::clock::now());
+}
+
 /// Leaves the caller's session: its end, or its terminal's, no longer reaches this process.
 pub fn leave_session() {
     // It fails only for a process that leads its group already, which then has its own session's fate anyway.

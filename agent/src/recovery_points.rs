@@ -165,7 +165,7 @@ pub fn discard(dir: &DataDir, path: &Path) -> Result<(), AgentError> {
     if is_subvolume(path) {
         // A read-only subvolume cannot change its parent directory.
         btrfs(
-            &["property", "set", "-f", "-ts"],
+            &["property", "set", "-ts"],
             &[path, Path::new("ro"), Path::new("false")],
         )?;
     }
@@ -185,7 +185,10 @@ pub fn empty_trash(dir: &DataDir) {
             continue;
         }
         if let Err(error) = tree::remove(&path) {
-            eprintln!("cannot remove {}: {error}; the next pass tries again", path.display());
+            process::log(&format!(
+                "cannot remove {}: {error}; the next pass tries again",
+                path.display()
+            ));
         }
     }
 }

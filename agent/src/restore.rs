@@ -183,7 +183,7 @@ struct Proof {
 /// When the disk fails so that not even a failure can be noted.
 pub fn work(dir: &DataDir) -> Result<(), AgentError> {
     process::leave_session();
-    let Some(lock) = dir.try_lock(RESTORE_LOCK)? else {
+    let Some(lock) = dir.lock_to_work(RESTORE_LOCK)? else {
         return Ok(());
     };
     loop {
@@ -201,7 +201,7 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
         let stage = match outcome {
             Ok(()) => RestoreStage::Verified { ended_at: clock::now() },
             Err(error) => {
-                eprintln!("{} restore: {}", clock::now(), error.message());
+                process::log(&format!("restore: {}", error.message()));
                 RestoreStage::Failed {
                     at: clock::now(),
                     message: error.message(),

@@ -15,6 +15,7 @@ use crate::error::AgentError;
 use crate::pass::Pass;
 use crate::process;
 use crate::recovery_points;
+use crate::reserve;
 use crate::state::{PASS_LOCK, PassUnderWay, REQUEST_LOCK, State, Wanted};
 
 /// The hidden verb of the worker.
@@ -88,7 +89,7 @@ fn see_through(dir: &DataDir, number: u64, until: Instant) -> Result<(), AgentEr
 /// When the disk fails so that not even a failure can be noted.
 pub fn work(dir: &DataDir) -> Result<(), AgentError> {
     process::leave_session();
-    let Some(lock) = dir.try_lock(PASS_LOCK)? else {
+    let Some(lock) = dir.lock_to_work(PASS_LOCK)? else {
         return Ok(());
     };
     dir.remove_torn_writes();
@@ -110,7 +111,7 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
         note(dir, wanted, outcome)?;
         dir.forget_pass();
         if let Err(error) = recovery_points::thin_out(dir, clock::now()) {
-            eprintln!("{} {}", clock::now(), error.message());
+            process::log(&error.message());
         }
     }
     recovery_points::empty_trash(dir);
@@ -154,7 +155,10 @@ fn note(dir: &DataDir, number: u64, outcome: Result<PassReport, AgentError>) -> 
             state.deletions_accepted = false;
         }),
         Err(error) => {
-            eprintln!("{} pass {number}: {}", clock::now(), error.message());
+            process::log(&format!("pass {number}: {}", error.message()));
+            if matches!(error, AgentError::DiskFull) {
+                reserve::release(dir);
+            }
             update(dir, |state| fail(state, number, &error))
         }
     }

@@ -137,3 +137,19 @@ fn a_gpu_that_stops_right_after_it_gave_everything_loses_nothing() {
     standby.pass(FIRST);
     assert!(standby.newest_tree().join("last-words").exists());
 }
+
+#[test]
+fn a_caller_that_waits_survives_the_death_of_the_worker() {
+    let (mut gpu, standby) = bound();
+    gpu.wrap_rsync("", "hold");
+    write(&gpu.tree().join("a"), "1");
+    gpu.hold();
+    let status = std::thread::scope(|scope| {
+        let caller = scope.spawn(|| standby.sync(FIRST));
+        gpu.wait_until_held();
+        standby.workers().into_iter().for_each(crate::support::kill);
+        gpu.release();
+        caller.join().unwrap()
+    });
+    assert!(status.last_complete.is_some(), "{status:#?}");
+}

@@ -378,6 +378,15 @@ impl Standby {
 
 impl Drop for Standby {
     fn drop(&mut self) {
+        if thread::panicking() {
+            for log in fs::read_dir(self.data.join("logs")).into_iter().flatten().flatten() {
+                eprintln!(
+                    "{}: {}",
+                    log.path().display(),
+                    fs::read_to_string(log.path()).unwrap_or_default()
+                );
+            }
+        }
         for worker in self.workers() {
             for child in descendants(worker) {
                 kill(child);
@@ -493,16 +502,16 @@ fn link_groups(root: &Path, tree: &mut BTreeMap<Vec<u8>, Entry>) {
 }
 
 fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let output = Command::new("getfattr")
-        .args(["--dump", "--encoding=hex", "--absolute-names", "--match=^user\\."])
-        .arg(path)
-        .output();
-    let text = output.map(|output| output.stdout).unwrap_or_default();
-    let lines = text.split(|b| *b == b'\n').filter(|line| line.starts_with(b"user."));
-    lines
-        .filter_map(|line| {
-            let at = line.iter().position(|b| *b == b'=')?;
-            Some((line[..at].to_vec(), line[at + 1..].to_vec()))
+    let mut names = [0_u8; 4096];
+    let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap_or(0);
+    let of_users = names[..length]
+        .split(|b| *b == 0)
+        .filter(|name| name.starts_with(b"user."));
+    of_users
+        .map(|name| {
+            let mut value = [0_u8; 4096];
+            let length = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
+            (name.to_vec(), value[..length].to_vec())
         })
         .collect()
 }
