@@ -65,14 +65,20 @@ impl Api {
             let message = serde_json::from_str::<Value>(&text)
                 .ok()
                 .and_then(|value| value["error"]["message"].as_str().map(ToOwned::to_owned));
-            bail!(
-                "{}",
-                message.unwrap_or_else(|| format!("{url} answered {status}; it is not the warmspare API"))
-            );
+            let message = message.unwrap_or_else(|| format!("{url} answered {status}; it is not the warmspare API"));
+            if status == reqwest::StatusCode::SERVICE_UNAVAILABLE {
+                return Err(NotNow(message).into());
+            }
+            bail!("{message}");
         }
         serde_json::from_str(&text).with_context(|| format!("{url} did not answer as the warmspare API does"))
     }
 }
+
+/// The API says that it may work in a moment.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotNow(String);
 
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;

@@ -14,7 +14,7 @@ use warmspare_domain::ids::{GpuId, RecoveryPointId};
 use warmspare_domain::units::Bytes;
 
 use super::words::text;
-use crate::client::{Api, print_json};
+use crate::client::{Api, NotNow, print_json};
 
 /// How long a resting standby may take to wake: a minute or two live, see `reference/google/compute.md`.
 const WAKES_WITHIN: Duration = Duration::from_secs(300);
@@ -76,11 +76,18 @@ impl Download {
         let path = format!("/v1/associations/{}/download", self.gpu);
         let wish = json!({"public_key": public_key, "hours": self.hours, "point": self.point});
         let began = Instant::now();
+        let mut said = false;
         loop {
             match self.api.post(&path, &wish).await {
                 Ok(terms) => return Ok(terms),
-                Err(error) if error.to_string().contains("being started") && began.elapsed() < WAKES_WITHIN => {
-                    eprintln!("{error}");
+                Err(error) if error.is::<NotNow>() && began.elapsed() < WAKES_WITHIN => {
+                    if !said {
+                        eprintln!(
+                            "{error}; asking again for up to {} minutes",
+                            WAKES_WITHIN.as_secs() / 60
+                        );
+                        said = true;
+                    }
                     tokio::time::sleep(Duration::from_secs(3)).await;
                 }
                 Err(error) => return Err(error),

@@ -11,8 +11,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde_json::json;
 use tokio::process::Command;
 use warmspare_e2e::{
-    await_phase, await_view, created, failed, fast, newest_point_directory, next_point, play, program, running_gpu,
-    tree, word,
+    Stage, await_phase, await_view, created, failed, fast, newest_point_directory, next_point, play, program,
+    running_gpu, tree, until, word,
 };
 
 /// A tree with everything that a file system can hold and training does.
@@ -117,6 +117,51 @@ fn a_restored_gibibyte_of_20000_files_equals_its_source() {
     restored_equals_source(20_000, 1 << 30);
 }
 
+async fn download(stage: &Stage, gpu: u64, target: &Path) -> anyhow::Result<()> {
+    let mut download = Command::new(program());
+    download
+        .arg("download")
+        .arg(gpu.to_string())
+        .arg(target)
+        .arg("--json")
+        .stdin(Stdio::null());
+    download
+        .env("WARMSPARE_URL", stage.serve_url())
+        .env("WARMSPARE_TOKEN", stage.token());
+    let output = download.output().await?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+#[test]
+fn a_standby_that_rests_after_a_loss_wakes_for_a_download() {
+    play(fast().with("stop_standby_after_s", "1"), |stage| {
+        Box::pin(async {
+            let gpu = running_gpu(stage).await?;
+            plant(&stage.workspace(gpu)?, 50, 1 << 20)?;
+            created(stage, gpu).await?;
+            await_phase(stage, gpu, &["protected"]).await?;
+            next_point(stage, gpu).await?;
+            failed(stage, gpu).await?;
+            let is_up = || {
+                stage
+                    .cloud
+                    .machines_left()
+                    .iter()
+                    .any(|machine| machine.zone.is_some() && machine.is_on)
+            };
+            until("the standby rests", async || Ok(!is_up())).await?;
+            let target = stage.directory().join("downloaded");
+            download(stage, gpu, &target).await?;
+            assert_eq!(
+                tree::differences(&stage.workspace(gpu)?, &target)?,
+                Vec::<String>::new()
+            );
+            Ok(())
+        })
+    });
+}
+
 #[test]
 fn a_download_goes_straight_from_the_standby_and_is_whole() {
     play(fast(), |stage| {
@@ -127,18 +172,7 @@ fn a_download_goes_straight_from_the_standby_and_is_whole() {
             await_phase(stage, gpu, &["protected"]).await?;
             next_point(stage, gpu).await?;
             let target = stage.directory().join("downloaded");
-            let mut download = Command::new(program());
-            download
-                .arg("download")
-                .arg(gpu.to_string())
-                .arg(&target)
-                .arg("--json")
-                .stdin(Stdio::null());
-            download
-                .env("WARMSPARE_URL", stage.serve_url())
-                .env("WARMSPARE_TOKEN", stage.token());
-            let output = download.output().await?;
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            download(stage, gpu, &target).await?;
             assert_eq!(
                 tree::differences(&stage.workspace(gpu)?, &target)?,
                 Vec::<String>::new()

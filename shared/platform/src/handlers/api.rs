@@ -446,9 +446,13 @@ impl App {
         match outcome {
             Ok(Outcome::Refused(refusal)) => Err(Failure::conflict(refusal.message)),
             Ok(outcome) => Ok(outcome),
-            Err(error) => Err(Failure::unavailable(format!(
-                "{error}; the data on its disk is not touched. Ask again in a few seconds"
-            ))),
+            Err(error) => {
+                // It may rest, or be preempted: the next beat looks, and starts it when somebody wants it.
+                self.apply(a.id, &Event::StandbyUnreachable).await?;
+                Err(Failure::unavailable(format!(
+                    "{error}; the data on its disk is not touched, and the standby is being looked after. Ask again in a few seconds"
+                )))
+            }
         }
     }
 }
