@@ -31,6 +31,7 @@ pub fn bind(dir: &DataDir, bind: &Bind) -> Result<(), AgentError> {
     let contact = check_fencing(before.as_ref(), bind)?;
     ssh::identity(dir)?;
     let machine = Machine::new(dir, &bind.source, bind.association, bind.epoch)?;
+    carry_pin(dir, before.as_ref(), bind, &machine)?;
     match reach(&machine, bind, contact) {
         Err(error) => {
             note_halt(dir, &error)?;
@@ -38,6 +39,15 @@ pub fn bind(dir: &DataDir, bind: &Bind) -> Result<(), AgentError> {
         }
         Ok(()) => remember(dir, bind),
     }
+}
+
+/// A new epoch of the same machine at the same address is no first contact: its host key must be the one that is known.
+fn carry_pin(dir: &DataDir, before: Option<&BindingFile>, bind: &Bind, machine: &Machine) -> Result<(), AgentError> {
+    let Some(before) = before.filter(|before| before.epoch() < bind.epoch && before.bind.source == bind.source) else {
+        return Ok(());
+    };
+    let earlier = Machine::new(dir, &before.bind.source, before.association(), before.epoch())?;
+    machine.pin_like(&earlier)
 }
 
 fn check(bind: &Bind) -> Result<(), AgentError> {

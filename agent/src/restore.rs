@@ -63,6 +63,9 @@ fn accept(dir: &DataDir, restore: &Restore) -> Result<u64, AgentError> {
     Machine::new(dir, &restore.target, binding.association(), restore.epoch)?;
     let _decision = dir.lock_briefly(REQUEST_LOCK)?;
     let before = dir.restore_file()?;
+    if let Some(job) = before.as_ref().filter(|job| is_done(job, restore)) {
+        return Ok(job.attempt);
+    }
     check_epoch(&binding, before.as_ref(), restore)?;
     let (attempt, same) = match before {
         Some(job) => (job.attempt, Some(job).filter(|job| is_same(job, restore))),
@@ -91,9 +94,15 @@ fn accept(dir: &DataDir, restore: &Restore) -> Result<u64, AgentError> {
     Ok(job.attempt)
 }
 
+/// A verified target is somebody's running GPU by now: whatever the request says of its address, nothing is pushed there again.
+fn is_done(job: &RestoreFile, restore: &Restore) -> bool {
+    job.epoch == restore.epoch && matches!(job.stage, RestoreStage::Verified { .. })
+}
+
 fn check_epoch(binding: &BindingFile, before: Option<&RestoreFile>, restore: &Restore) -> Result<(), AgentError> {
     let current = before.map_or(binding.epoch(), |job| job.epoch.max(binding.epoch()));
-    if restore.epoch < current {
+    // The GPU of the bound epoch is live: pushing to it would overwrite what was written since.
+    if restore.epoch < current || restore.epoch == binding.epoch() {
         return Err(AgentError::StaleEpoch {
             asked: restore.epoch,
             current,

@@ -289,6 +289,25 @@ impl Machine {
         self.write_pinned(&lines)
     }
 
+    /// Pins the host key that is pinned for another name of the same machine, unless this name has one of its own.
+    ///
+    /// # Errors
+    /// When the known hosts cannot be read or rewritten.
+    pub fn pin_like(&self, other: &Self) -> Result<(), AgentError> {
+        let mut lines = self.pinned_lines()?;
+        if lines.iter().any(|line| self.is_ours(line)) {
+            return Ok(());
+        }
+        let keys: Vec<_> = lines
+            .iter()
+            .filter(|line| other.is_ours(line))
+            .filter_map(|line| line.split_once(' '))
+            .map(|(_, key)| format!("{} {key}", self.alias))
+            .collect();
+        lines.extend(keys);
+        self.write_pinned(&lines)
+    }
+
     /// Forgets the pinned host key.
     ///
     /// # Errors

@@ -40,6 +40,13 @@ pub fn request(dir: &DataDir, sync: &Sync) -> Result<(), AgentError> {
             current: binding.epoch(),
         });
     }
+    // A restore under a later epoch was accepted: the data is on its way elsewhere, and the old GPU is never read again.
+    if let Some(job) = dir.restore_file()?.filter(|job| job.epoch > sync.epoch) {
+        return Err(AgentError::StaleEpoch {
+            asked: sync.epoch,
+            current: job.epoch,
+        });
+    }
     if dir.state()?.halt.is_some() {
         return Ok(());
     }

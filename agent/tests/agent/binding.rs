@@ -185,3 +185,53 @@ fn the_host_key_is_pinned_at_first_contact_and_a_change_halts() {
     assert!(matches!(standby.call(Request::Bind(accept)), Outcome::Status(_)));
     assert_eq!(standby.pass(FIRST).points.count, 2);
 }
+
+#[test]
+fn a_new_epoch_at_the_same_address_is_no_first_contact() {
+    let (mut gpu, standby) = bound();
+    gpu.halt();
+    gpu.new_host_key();
+    gpu.boot();
+    // What a changed policy does: the same GPU under the next epoch. An impostor at its address must not profit from it.
+    assert_eq!(
+        refused(&standby, standby.bind_request(&gpu, FIRST.next())),
+        RefusalKind::Halted
+    );
+}
+
+#[test]
+fn the_old_gpu_is_never_read_once_a_restore_was_accepted() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("a"), "1");
+    standby.pass(FIRST);
+    let target = Machine::start(&[&standby.key()]);
+    standby.restore(&target, FIRST.next());
+    write(&gpu.tree().join("b"), "2");
+    let stale = refusal_of(standby.try_sync(FIRST, Urgency::LastGasp, 5000));
+    assert_eq!(stale.kind, RefusalKind::StaleEpoch);
+    assert!(!standby.newest_tree().join("b").exists());
+}
+
+#[test]
+fn a_live_gpu_is_never_pushed_to() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("a"), "1");
+    standby.pass(FIRST);
+    let bound_epoch = standby.restore_request(&gpu, FIRST, 5000);
+    assert_eq!(
+        refusal_of(standby.call(Request::Restore(bound_epoch))).kind,
+        RefusalKind::StaleEpoch
+    );
+    let target = Machine::start(&[&standby.key()]);
+    standby.restore(&target, FIRST.next());
+    // Verified, and training goes on there: asking again, even by another address, must not overwrite it.
+    write(&target.tree().join("a"), "newer");
+    let mut again = standby.restore_request(&target, FIRST.next(), 5000);
+    again.target.address = "localhost".to_owned();
+    let status = status_of(standby.call(Request::Restore(again)));
+    assert!(matches!(
+        status.restore,
+        warmspare_wire::agent::RestoreActivity::Verified { .. }
+    ));
+    assert_eq!(fs::read_to_string(target.tree().join("a")).unwrap(), "newer");
+}

@@ -43,8 +43,13 @@ fn halts(spoil: impl FnOnce(&Path), expected: HaltReason) -> (Machine, Standby) 
     (gpu, standby)
 }
 
+/// The epoch after the one that the restore in [`halts`] took: accepting the source takes a fresh one.
+fn accepted() -> Epoch {
+    FIRST.next().next()
+}
+
 fn accept(gpu: &Machine, standby: &Standby) {
-    let mut bind = standby.bind_request(gpu, FIRST);
+    let mut bind = standby.bind_request(gpu, accepted());
     bind.accept = Accept::SourceAsItIs;
     status_of(standby.call(Request::Bind(bind)));
 }
@@ -68,7 +73,7 @@ fn an_emptied_source_halts_and_erases_nothing() {
     let (gpu, standby) = halts(empty, HaltReason::SourceEmptied);
     // Known failure 1 is exactly this, with the copy erased. Accepting is a person's choice, and older points stay even then.
     accept(&gpu, &standby);
-    let status = standby.pass(FIRST);
+    let status = standby.pass(accepted());
     assert_eq!((status.points.count, status.last_complete.unwrap().files), (2, 0));
 }
 
@@ -106,7 +111,7 @@ fn a_source_without_our_marker_halts() {
         HaltReason::MarkerMissing,
     );
     accept(&gpu, &standby);
-    assert_eq!(standby.pass(FIRST).halt, None);
+    assert_eq!(standby.pass(accepted()).halt, None);
 }
 
 #[test]
@@ -141,15 +146,15 @@ fn a_source_that_lost_most_files_halts_and_may_be_accepted_once() {
         HaltReason::MassDeletion,
     );
     accept(&gpu, &standby);
-    assert_eq!(standby.pass(FIRST).points.count, 2);
+    assert_eq!(standby.pass(accepted()).points.count, 2);
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
     // Accepted once is not accepted for ever.
     for n in 0..60 {
         write(&gpu.tree().join(format!("again/{n}")), "x");
     }
-    standby.pass(FIRST);
+    standby.pass(accepted());
     fs::remove_dir_all(gpu.tree().join("again")).unwrap();
-    assert_eq!(standby.sync(FIRST).halt.unwrap().reason, HaltReason::MassDeletion);
+    assert_eq!(standby.sync(accepted()).halt.unwrap().reason, HaltReason::MassDeletion);
 }
 
 #[test]
