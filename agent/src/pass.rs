@@ -135,8 +135,8 @@ impl<'a> Pass<'a> {
                 }
                 match source.glance() {
                     Ok(Some(look)) if self.check(look).is_err() => Wish::Stop("a guard objects"),
-                    Ok(_) => still_bound(self.dir, self.binding.revision),
-                    Err(_) => Wish::Stop("the connection broke"),
+                    // Where the connection broke rsync notices by itself, and keeps what it has.
+                    Ok(_) | Err(_) => still_bound(self.dir, self.binding.revision),
                 }
             })
     }

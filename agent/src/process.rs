@@ -167,6 +167,13 @@ pub fn stop(child: &mut Child) {
     }
 }
 
+/// Ends what is left of the process group that a program led, such as its ssh.
+pub fn end_group(leader: &Child) {
+    if let Some(group) = i32::try_from(leader.id()).ok().and_then(Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
+    }
+}
+
 /// Starts one of our hidden verbs in a session of its own, so that it outlives the caller's connection.
 ///
 /// # Errors

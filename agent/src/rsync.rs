@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -77,6 +78,8 @@ impl Transfer {
         // A GPU that hangs must not hold the single flight for ever; checksumming never takes place in a pass.
         transfer.push("--timeout=300");
         transfer.push("--delete-excluded");
+        // The beginnings of broken-off files are excluded too, and needed.
+        transfer.push(format!("--filter=P {PARTIAL}/"));
         // A file that cannot be read is put back from the newest recovery point; it must not keep deleted files alive.
         transfer.push("--ignore-errors");
         for pattern in excludes {
@@ -149,6 +152,8 @@ impl Transfer {
             .current_dir(dir.root())
             .env("LC_ALL", "C")
             .env_remove("RSYNC_RSH")
+            // A group of its own: its ssh is stopped with it.
+            .process_group(0)
             .stdin(Stdio::from(lock))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -159,8 +164,9 @@ impl Transfer {
         let wish = follow(&words, &mut heard, &mut watch);
         if let Wish::Stop(reason) = wish {
             process::stop(&mut child);
-            // Until every part of rsync closed its output, something may still write.
-            drain(&words, Instant::now() + Duration::from_secs(10));
+            // Its parts put away what they have begun; until the last is gone, something may still write.
+            drain(&words, Instant::now() + Duration::from_secs(5));
+            process::end_group(&child);
             return Err(AgentError::Interrupted(reason.into()));
         }
         let status = child.wait().map_err(|error| AgentError::io("wait for rsync", error))?;
@@ -184,20 +190,22 @@ fn with_slash(path: &Path) -> OsString {
 enum Word {
     Out(String),
     Err(String),
+    /// Every part of rsync closed its standard output; its ssh may still hold the other stream.
+    OutEnded,
 }
 
 fn listen(child: &mut Child) -> Receiver<Word> {
     let (sender, receiver) = channel();
     if let Some(pipe) = child.stdout.take() {
-        forward(pipe, sender.clone(), Word::Out);
+        forward(pipe, sender.clone(), Word::Out, Some(Word::OutEnded));
     }
     if let Some(pipe) = child.stderr.take() {
-        forward(pipe, sender, Word::Err);
+        forward(pipe, sender, Word::Err, None);
     }
     receiver
 }
 
-fn forward(mut pipe: impl Read + Send + 'static, sender: Sender<Word>, make: fn(String) -> Word) {
+fn forward(mut pipe: impl Read + Send + 'static, sender: Sender<Word>, make: fn(String) -> Word, end: Option<Word>) {
     thread::spawn(move || {
         let mut line = Vec::new();
         let mut chunk = [0; 4096];
@@ -221,6 +229,9 @@ fn forward(mut pipe: impl Read + Send + 'static, sender: Sender<Word>, make: fn(
         if !line.is_empty() {
             let _ = sender.send(make(String::from_utf8_lossy(&line).into_owned()));
         }
+        if let Some(end) = end {
+            let _ = sender.send(end);
+        }
     });
 }
 
@@ -235,7 +246,7 @@ fn follow(words: &Receiver<Word>, heard: &mut Heard, watch: &mut impl FnMut(Opti
                 }
             }
             Ok(Word::Err(line)) => heard.complain(&line),
-            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Word::OutEnded) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Wish::GoOn,
         }
         if looked.elapsed() >= GLANCE {
@@ -251,8 +262,8 @@ fn follow(words: &Receiver<Word>, heard: &mut Heard, watch: &mut impl FnMut(Opti
 fn drain(words: &Receiver<Word>, until: Instant) {
     while Instant::now() < until {
         match words.recv_timeout(GLANCE) {
-            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Word::Out(_) | Word::Err(_)) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Word::OutEnded) | Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }

@@ -221,10 +221,7 @@ fn a_gibibyte_in_twenty_thousand_files_is_restored_in_everything() {
     let (gpu, standby) = bound();
     grow_rich_tree(&gpu.tree());
     let mut dice = crate::support::Dice::new();
-    let mut noise = vec![0_u8; 4 << 20];
-    noise
-        .iter_mut()
-        .for_each(|byte| *byte = dice.below(256).to_le_bytes()[0]);
+    let noise = crate::support::noise(4 << 20);
     for n in 0..20_000_usize {
         let length = if n % 1000 == 0 { 4 << 20 } else { 50_000 };
         let from = usize::try_from(dice.below(4 << 20)).unwrap().min(noise.len() - length);

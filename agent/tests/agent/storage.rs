@@ -105,9 +105,7 @@ fn on_btrfs_a_growing_log_costs_its_growth_and_a_kill_leaves_points_whole() {
     let mut gpu = Machine::start(&[&standby.key()]);
     standby.bind(&gpu, FIRST);
     let log = gpu.tree().join("log");
-    let mut content: Vec<u8> = (0..60_u32 << 18)
-        .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
-        .collect();
+    let mut content = crate::support::noise(60 << 20);
     write(&log, &content);
     let first = standby.pass(FIRST).points.latest.unwrap();
     let free = standby.status().disk.free.0;
@@ -200,11 +198,7 @@ fn a_full_disk_fails_the_pass_by_name_and_keeps_every_point() {
         standby.bind(&gpu, FIRST);
         write(&gpu.tree().join("small"), "1");
         let point = standby.pass(FIRST).points.latest.unwrap();
-        let mut dice = crate::support::Dice::new();
-        let noise: Vec<u8> = (0..260 << 17)
-            .flat_map(|_| dice.below(u64::MAX).to_le_bytes())
-            .collect();
-        write(&gpu.tree().join("large"), noise);
+        write(&gpu.tree().join("large"), crate::support::noise(210 << 20));
         let status = standby.sync(FIRST);
         let failure = status.last_failure.unwrap();
         assert_eq!(failure.kind, PassFailureKind::DiskFull, "{kind}: {}", failure.message);

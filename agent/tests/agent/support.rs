@@ -636,6 +636,15 @@ fn grow_sparse_file(path: &Path) {
     file.write_all_at(b"an island", 32 << 20).unwrap();
 }
 
+/// Bytes that no transfer can make smaller.
+pub fn noise(length: u64) -> Vec<u8> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let random = fs::File::open("/dev/urandom").unwrap();
+    random.take(length).read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
 /// A generator whose seed is printed, so that a failure can be repeated.
 pub struct Dice(u64);
 
