@@ -92,8 +92,8 @@ async fn protect(stage: &mut Stage, timeline: &Timeline, gpu: u64, facts: &mut F
     timeline.tell(
         Tone::Plain,
         &format!(
-            "your tool sends the signed hook gpu-created: {}",
-            word(&answer["reason"])
+            "your tool sends the signed hook gpu-created: {}; a standby is ordered",
+            word(&answer["result"])
         ),
     );
     await_phase(stage, timeline, gpu, "seeding").await?;
@@ -261,8 +261,8 @@ async fn fail_over(
         "as the association's history says",
     );
     facts.check(
-        "the loss was found",
-        facts.detect < STEP_LIMIT,
+        "the loss was found within a minute",
+        facts.detect < Duration::from_secs(60),
         format!("after {:.1} s", facts.detect.as_secs_f64()),
     );
     Ok(new_gpu)
