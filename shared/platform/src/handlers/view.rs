@@ -33,7 +33,7 @@ pub struct AssociationView {
     pub standby: StandbyName,
     /// Its zone.
     pub zone: Zone,
-    /// What would be lost right now, in milliseconds; `null` before the first pass completed.
+    /// What would be lost right now, or was lost with the GPU, in milliseconds; `null` before the first pass completed.
     pub lag_ms: Option<u64>,
     /// What could be restored.
     pub latest_recovery_point: Option<RecoveryPoint>,
@@ -77,9 +77,8 @@ impl AssociationView {
         let heartbeat = pulse.map(Pulse::heartbeat);
         let health = health(a, heartbeat.as_ref(), now);
         let status = pulse.map(|pulse| &pulse.status);
-        let lag = heartbeat
-            .and_then(|beat| beat.last_pass_started_at)
-            .map(|start| now.since(start));
+        let start = heartbeat.and_then(|beat| beat.last_pass_started_at);
+        let lag = start.map(|start| lag_until(a, now).since(start));
         Self {
             association: a.id,
             gpu: a.gpu,
@@ -112,6 +111,19 @@ impl AssociationView {
             history: a.history.iter().map(line).collect(),
             created_at: a.created_at,
         }
+    }
+}
+
+/// The lag grows until the GPU is lost; from then on it is what was lost.
+fn lag_until(a: &Association, now: Timestamp) -> Timestamp {
+    match &a.phase {
+        Phase::Holding(loss) | Phase::Restoring { loss, .. } => loss.since,
+        Phase::Provisioning
+        | Phase::Seeding
+        | Phase::Protected
+        | Phase::Halted { .. }
+        | Phase::Releasing { .. }
+        | Phase::Released { .. } => now,
     }
 }
 
