@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PROGRAMS := -p warmspare -p warmspare-agent
 
-.PHONY: help setup build demo demo-fast test test-long explore lint fmt deny clean
+.PHONY: help setup build release demo demo-fast test test-long explore lint deny
 
 help: ## Say what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -13,6 +13,10 @@ setup: ## Install the Debian packages that demo and tests need (as root), or say
 
 build: setup ## Build the command and the agent
 	$(CARGO) build --locked $(PROGRAMS)
+
+release: setup ## Build optimised programs for real use; the agent is static, so it runs on any Linux
+	$(CARGO) build --locked --release -p warmspare
+	$(CARGO) rustc --locked --release -p warmspare-agent --bin warmspare-agent -- -C target-feature=+crt-static
 
 demo: build ## Play the whole story on this machine
 	./target/debug/warmspare demo

@@ -216,3 +216,21 @@ fn nothing_saved_yet_is_said_when_the_gpu_goes_early() {
         })
     });
 }
+
+#[test]
+fn a_host_that_goes_dark_is_a_loss_and_one_that_returns_heals_it() {
+    play(fast(), |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            stage.cloud.knobs().host_offline(gpu).expect("the GPU exists");
+            let view = await_phase(stage, gpu, &["holding"]).await?;
+            assert_eq!(view["phase_detail"]["holding"]["cause"], "host_dark");
+            stage.cloud.knobs().host_online(gpu).expect("the GPU exists");
+            await_phase(stage, gpu, &["protected"]).await?;
+            std::fs::write(stage.workspace(gpu)?.join("after.txt"), "back")?;
+            next_point(stage, gpu).await?;
+            assert!(newest_point_directory(stage)?.join("after.txt").is_file());
+            Ok(())
+        })
+    });
+}
