@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, info, info_span, warn};
 use warmspare_domain::association::{Association, Phase, PhaseName};
@@ -69,8 +69,6 @@ pub struct ReconcileSettings {
 pub struct Reconciler {
     world: World,
     settings: Arc<ReconcileSettings>,
-    // Two beats of one process on one association would only race each other; correctness rests on the store alone.
-    busy: Arc<Mutex<BTreeMap<AssociationId, Arc<Mutex<()>>>>>,
 }
 
 /// What an event did.
@@ -100,7 +98,6 @@ impl Reconciler {
         Self {
             world,
             settings: Arc::new(settings),
-            busy: Arc::default(),
         }
     }
 
@@ -144,7 +141,8 @@ impl Reconciler {
         Ok(decision)
     }
 
-    /// Drives one association until it is calm or the round limit is reached.
+    /// Drives one association until it is calm or the round limit is reached. Two at once are fine, in one process or in two: the store
+    /// decides races, and a last-gasp pass must not wait for the beat that waits for a long pass.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -153,8 +151,6 @@ impl Reconciler {
     }
 
     async fn beat_with(&self, id: AssociationId, prefetched: &Prefetched) -> Result<(), StoreError> {
-        let lock = Arc::clone(self.busy.lock().await.entry(id).or_default());
-        let _alone = lock.lock().await;
         async {
             for round in 0..ROUNDS_PER_BEAT {
                 let known = if round == 0 { prefetched } else { &Prefetched::default() };
