@@ -182,7 +182,9 @@ fn is_harmless(option: &str) -> bool {
 
 fn forced_command(dir: &DataDir) -> Result<String, AgentError> {
     let program = std::env::current_exe().map_err(|error| AgentError::io("find this program's own path", error))?;
-    let words = [program.as_path(), dir.root()].map(|path| path.to_str().filter(|text| is_plain_path(text)));
+    // What the kernel appends once a newer agent was put in this one's place.
+    let program = program.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
+    let words = [Path::new(&program), dir.root()].map(|path| path.to_str().filter(|text| is_plain_path(text)));
     match words {
         [Some(program), Some(data)] => Ok(format!("{program} --data {data} {SERVE}")),
         _ => Err(AgentError::BadRequest(

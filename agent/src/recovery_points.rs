@@ -181,7 +181,8 @@ pub fn discard(dir: &DataDir, path: &Path) -> Result<(), AgentError> {
 pub fn empty_trash(dir: &DataDir) {
     for entry in fs::read_dir(dir.trash()).into_iter().flatten().flatten() {
         let path = entry.path();
-        if is_subvolume(&path) && btrfs(&["subvolume", "delete"], &[&path]).is_ok() {
+        // Committed, because btrfs gives the space back only then: a full disk would stay full for half a minute.
+        if is_subvolume(&path) && btrfs(&["subvolume", "delete", "--commit-after"], &[&path]).is_ok() {
             continue;
         }
         if let Err(error) = tree::remove(&path) {

@@ -221,9 +221,14 @@ pub fn read_complaint(line: &str) -> Complaint {
     named_by_the_sender(line).map_or(Complaint::Other, Complaint::Kept)
 }
 
-// What the sender says about one file that it cannot read. Source: rsync 3.2.7 and 3.4, flist.c and sender.c.
+// What the sender says about one file that it cannot read. Source: rsync 3.1.3 (which names no role), 3.2.7 and 3.4, flist.c and
+// sender.c. Our own side always names its role, so a line without one is the sender's.
 fn named_by_the_sender(line: &str) -> Option<Vec<u8>> {
-    let text = line.strip_prefix("rsync: [sender] ")?;
+    let text = line.strip_prefix("rsync: ")?;
+    let text = text.strip_prefix("[sender] ").unwrap_or(text);
+    if text.starts_with('[') {
+        return None;
+    }
     let openers = [
         "send_files failed to open \"",
         "read errors mapping \"",

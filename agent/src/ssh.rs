@@ -497,7 +497,9 @@ fn answered(finished: Finished) -> Answered {
     }
 }
 
-fn private_place(root: &Path) -> Option<PathBuf> {
+/// The directory of the kept connections of a data directory; `None` when the name in `/tmp` is not ours alone.
+#[must_use]
+pub fn private_place(root: &Path) -> Option<PathBuf> {
     let owner = rustix::process::geteuid().as_raw();
     let mark = fingerprint(root.as_os_str().as_encoded_bytes());
     let place = PathBuf::from(format!("/tmp/warmspare-{owner}-{mark:016x}"));

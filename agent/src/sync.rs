@@ -114,8 +114,9 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
             break;
         }
         drop(decision);
+        let revision = dir.binding()?.map(|binding| binding.revision);
         let outcome = Pass::new(dir, &lock, wanted).and_then(Pass::run);
-        note(dir, wanted, outcome)?;
+        note(dir, wanted, revision, outcome)?;
         dir.forget_pass();
         if let Err(error) = recovery_points::thin_out(dir, clock::now()) {
             process::log(&error.message());
@@ -153,22 +154,39 @@ fn note_killed_pass(dir: &DataDir) -> Result<(), AgentError> {
     Ok(())
 }
 
-fn note(dir: &DataDir, number: u64, outcome: Result<PassReport, AgentError>) -> Result<(), AgentError> {
-    match outcome {
-        Ok(report) => update(dir, |state| {
-            state.finished = number;
-            state.last_complete = Some(report);
-            state.last_failure = None;
-            state.deletions_accepted = false;
-        }),
-        Err(error) => {
-            process::log(&format!("pass {number}: {}", error.message()));
-            if matches!(error, AgentError::DiskFull) {
-                reserve::release(dir);
-            }
-            update(dir, |state| fail(state, number, &error))
-        }
+fn note(
+    dir: &DataDir,
+    number: u64,
+    revision: Option<u64>,
+    outcome: Result<PassReport, AgentError>,
+) -> Result<(), AgentError> {
+    let report = match outcome {
+        Ok(report) => report,
+        Err(error) => return note_failure(dir, number, revision, error),
+    };
+    update(dir, |state| {
+        state.finished = number;
+        state.last_complete = Some(report);
+        state.last_failure = None;
+        state.deletions_accepted = false;
+    })
+}
+
+fn note_failure(dir: &DataDir, number: u64, revision: Option<u64>, error: AgentError) -> Result<(), AgentError> {
+    process::log(&format!("pass {number}: {}", error.message()));
+    if matches!(error, AgentError::DiskFull) {
+        reserve::release(dir);
     }
+    // What a guard found at a source that is no longer bound must not halt the one that is.
+    let _decision = dir.lock_briefly(REQUEST_LOCK)?;
+    let bound = dir.binding()?.map(|binding| binding.revision);
+    let superseded = matches!(error, AgentError::Halted { .. }) && bound != revision;
+    let error = if superseded {
+        AgentError::Interrupted("the standby was bound anew meanwhile".into())
+    } else {
+        error
+    };
+    update(dir, |state| fail(state, number, &error))
 }
 
 fn fail(state: &mut State, number: u64, error: &AgentError) {

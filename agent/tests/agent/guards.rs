@@ -7,7 +7,9 @@ use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{Accept, PassFailureKind, Request, RestoreActivity, Urgency};
 
-use crate::support::{Machine, Standby, assert_same_tree, bound, grow_rich_tree, read_tree, status_of, write};
+use crate::support::{
+    Machine, Standby, assert_same_tree, bound, grow_rich_tree, read_tree, remove_tree, status_of, write,
+};
 
 const FIRST: Epoch = Epoch::FIRST;
 
@@ -61,7 +63,7 @@ fn empty(tree: &Path) {
             continue;
         }
         if path.is_dir() && !path.is_symlink() {
-            fs::remove_dir_all(path).unwrap();
+            remove_tree(&path);
         } else {
             fs::remove_file(path).unwrap();
         }
@@ -81,7 +83,7 @@ fn an_emptied_source_halts_and_erases_nothing() {
 fn an_unmounted_source_halts() {
     halts(
         |tree| {
-            fs::remove_dir_all(tree).unwrap();
+            remove_tree(tree);
             fs::create_dir(tree).unwrap();
         },
         HaltReason::SourceEmptied,
@@ -90,14 +92,14 @@ fn an_unmounted_source_halts() {
 
 #[test]
 fn a_source_whose_directory_is_gone_halts() {
-    halts(|tree| fs::remove_dir_all(tree).unwrap(), HaltReason::SourceEmptied);
+    halts(remove_tree, HaltReason::SourceEmptied);
 }
 
 #[test]
 fn a_source_that_became_a_file_halts() {
     halts(
         |tree| {
-            fs::remove_dir_all(tree).unwrap();
+            remove_tree(tree);
             fs::write(tree, "not a directory").unwrap();
         },
         HaltReason::RootChangedType,

@@ -153,3 +153,20 @@ fn a_caller_that_waits_survives_the_death_of_the_worker() {
     });
     assert!(status.last_complete.is_some(), "{status:#?}");
 }
+
+#[test]
+fn what_a_guard_finds_at_a_superseded_gpu_does_not_halt_the_new_one() {
+    let (mut gpu, standby) = bound();
+    gpu.wrap_rsync("", "hold");
+    write(&gpu.tree().join("a"), "1");
+    gpu.hold();
+    standby.try_sync(FIRST, Urgency::Due, 0);
+    gpu.wait_until_held();
+    // Between the transfer and the second look the old GPU is wiped, and the standby is bound to another.
+    fs::remove_dir_all(gpu.tree()).unwrap();
+    let replacement = crate::support::Machine::start(&[&standby.key()]);
+    write(&replacement.tree().join("a"), "1");
+    standby.bind(&replacement, FIRST.next());
+    gpu.release();
+    assert_eq!(standby.pass(FIRST.next()).halt, None);
+}

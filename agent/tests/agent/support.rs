@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use warmspare_agent::ssh::private_place;
 use warmspare_domain::ids::{AssociationId, Epoch, GpuId};
 use warmspare_wire::agent::{
     Accept, Answer, Bind, Call, Host, Outcome, PassActivity, PointChoice, RecoveryPoint, Refusal, Request, Restore,
@@ -393,6 +394,9 @@ impl Drop for Standby {
             }
             kill(worker);
         }
+        if let Some(place) = self.data.canonicalize().ok().and_then(|root| private_place(&root)) {
+            let _ = fs::remove_dir_all(place);
+        }
         let _ = Command::new("chmod")
             .arg("-R")
             .arg("u+rwX")
@@ -549,6 +553,13 @@ pub fn write(path: &Path, content: impl AsRef<[u8]>) {
         fs::create_dir_all(parent).unwrap();
     }
     fs::write(path, content).unwrap();
+}
+
+/// Removes a tree as its owner would, also one with directories closed to changes.
+pub fn remove_tree(tree: &Path) {
+    let opened = Command::new("chmod").args(["-R", "u+rwX"]).arg(tree).status();
+    assert!(opened.unwrap().success());
+    fs::remove_dir_all(tree).unwrap();
 }
 
 pub fn set_xattr(path: &Path, name: &str, value: &str) {

@@ -1,0 +1,206 @@
+//! Two versions of the agent protocol meet during every deploy: what schema 1 looks like on the wire is written down here.
+//!
+//! A failure means that stored or sent messages changed. Either undo it, or raise the schema and add new files.
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by its line")]
+
+use std::fmt::Debug;
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use warmspare_domain::halt::HaltReason;
+use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
+use warmspare_domain::units::{Bytes, Timestamp};
+use warmspare_wire::agent::{
+    Accept, Answer, AuthorizeDownload, Bind, Binding, Call, DiskSpace, Halt, Host, Outcome, PassActivity, PassFailure,
+    PassFailureKind, PassReport, PointChoice, Points, Progress, RecoveryPoint, Refusal, RefusalKind, Request, Restore,
+    RestoreActivity, RestoreStep, Status, Sync, Urgency,
+};
+
+const AT: Timestamp = Timestamp::from_millis(1_795_441_530_250);
+
+fn association() -> AssociationId {
+    AssociationId::of(GpuId::vast(48_927_380))
+}
+
+fn host() -> Host {
+    Host {
+        address: "203.0.113.7".into(),
+        port: 40022,
+        user: "root".into(),
+    }
+}
+
+fn point() -> RecoveryPoint {
+    RecoveryPoint {
+        id: RecoveryPointId::at(AT),
+        taken_at: AT,
+        confirmed_at: AT,
+        epoch: Epoch::FIRST,
+        files: 20_000,
+        bytes: Bytes(1 << 30),
+    }
+}
+
+fn calls() -> Vec<Call> {
+    let requests = [
+        Request::Prepare,
+        Request::Bind(Bind {
+            association: association(),
+            epoch: Epoch::FIRST,
+            source: host(),
+            source_path: "/workspace".into(),
+            accept: Accept::Nothing,
+            max_deleted_percent: 50,
+            excludes: vec!["/cache/".into()],
+        }),
+        Request::Sync(Sync {
+            epoch: Epoch::FIRST,
+            urgency: Urgency::LastGasp,
+            wait_ms: 20_000,
+        }),
+        Request::Status,
+        Request::RecoveryPoints,
+        Request::Restore(Restore {
+            epoch: Epoch::FIRST.next(),
+            point: PointChoice::Latest,
+            target: host(),
+            target_path: "/workspace".into(),
+            wait_ms: 0,
+        }),
+        Request::AuthorizeDownload(AuthorizeDownload {
+            public_key: "ssh-ed25519 AAAA".into(),
+            until: AT,
+            point: PointChoice::Id(RecoveryPointId::at(AT)),
+        }),
+    ];
+    requests.map(Call::new).into()
+}
+
+fn full_status() -> Status {
+    let progress = Progress {
+        bytes_done: Bytes(1),
+        bytes_total: Bytes(2),
+        files_done: 3,
+        files_total: 4,
+        bytes_per_second: 5,
+    };
+    Status {
+        now: AT,
+        binding: Binding::Bound {
+            association: association(),
+            epoch: Epoch::FIRST,
+        },
+        pass: PassActivity::Running {
+            started_at: AT,
+            progress,
+        },
+        last_complete: Some(PassReport {
+            started_at: AT,
+            ended_at: AT,
+            epoch: Epoch::FIRST,
+            files: 20_000,
+            bytes: Bytes(1 << 30),
+            changed_files: 7,
+            deleted_files: 1,
+            wire_bytes: Bytes(4096),
+            kept_back: vec!["log".into()],
+            point: RecoveryPointId::at(AT),
+        }),
+        last_failure: Some(PassFailure {
+            at: AT,
+            kind: PassFailureKind::Halted,
+            message: "copying is halted".into(),
+            in_a_row: 2,
+        }),
+        halt: Some(Halt {
+            at: AT,
+            reason: HaltReason::MassDeletion,
+            detail: "60 of 100 files are gone".into(),
+        }),
+        points: Points {
+            count: 1,
+            latest: Some(point()),
+            oldest: Some(RecoveryPointId::at(AT)),
+            partial: Bytes(0),
+        },
+        restore: RestoreActivity::Running {
+            epoch: Epoch::FIRST.next(),
+            point: RecoveryPointId::at(AT),
+            step: RestoreStep::Verifying,
+            started_at: AT,
+            progress,
+        },
+        disk: DiskSpace {
+            total: Bytes(100),
+            free: Bytes(40),
+        },
+    }
+}
+
+fn answers() -> Vec<Answer> {
+    let idle = |restore| {
+        Outcome::Status(Box::new(Status {
+            pass: PassActivity::Idle,
+            last_complete: None,
+            last_failure: None,
+            halt: None,
+            binding: Binding::Unbound,
+            restore,
+            ..full_status()
+        }))
+    };
+    let outcomes = [
+        Outcome::Prepared {
+            public_key: "ssh-ed25519 AAAA".into(),
+        },
+        Outcome::Status(Box::new(full_status())),
+        idle(RestoreActivity::Never),
+        idle(RestoreActivity::Verified {
+            epoch: Epoch::FIRST.next(),
+            point: RecoveryPointId::at(AT),
+            started_at: AT,
+            ended_at: AT,
+            files: 20_000,
+            bytes: Bytes(1 << 30),
+        }),
+        idle(RestoreActivity::Failed {
+            epoch: Epoch::FIRST.next(),
+            at: AT,
+            message: "cannot reach 203.0.113.7".into(),
+        }),
+        Outcome::RecoveryPoints(vec![point()]),
+        Outcome::DownloadAuthorized {
+            point: point(),
+            until: AT,
+        },
+        Outcome::Refused(Refusal {
+            kind: RefusalKind::StaleEpoch,
+            message: "epoch 1 is not current".into(),
+        }),
+    ];
+    outcomes.map(Answer::new).into()
+}
+
+/// Compares with the file both ways. `WRITE_GOLDEN=1` writes a new schema's file; an existing one is never rewritten.
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, ours: &T) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let text = serde_json::to_string_pretty(ours).unwrap() + "\n";
+    if std::env::var_os("WRITE_GOLDEN").is_some() && !path.exists() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text, golden, "what we write is not what {name} says");
+    let read: T = serde_json::from_str(&golden).unwrap();
+    assert_eq!(&read, ours, "what we read from {name} is not what was written");
+}
+
+#[test]
+fn calls_of_schema_1_are_written_and_read_as_ever() {
+    check("agent-calls-1.json", &calls());
+}
+
+#[test]
+fn answers_of_schema_1_are_written_and_read_as_ever() {
+    check("agent-answers-1.json", &answers());
+}
