@@ -6,8 +6,9 @@ use warmspare_wire::agent::{Accept, Bind, Halt};
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
+use crate::identity;
 use crate::source::{self, Look, Marker, MarkerFound, RsyncThere, Tree};
-use crate::ssh::{self, Machine};
+use crate::ssh::Machine;
 use crate::state::{self, BindingFile, REQUEST_LOCK};
 use crate::sync;
 
@@ -29,7 +30,7 @@ pub fn bind(dir: &DataDir, bind: &Bind) -> Result<(), AgentError> {
     check(bind)?;
     let before = dir.binding()?;
     let contact = check_fencing(before.as_ref(), bind)?;
-    ssh::identity(dir)?;
+    identity::identity(dir)?;
     let machine = Machine::new(dir, &bind.source, bind.association, bind.epoch)?;
     carry_pin(dir, before.as_ref(), bind, &machine)?;
     match reach(&machine, bind, contact) {

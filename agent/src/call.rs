@@ -8,7 +8,7 @@ use warmspare_wire::agent::{Answer, Call, Outcome, Request, SCHEMA};
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::status::{recovery_points, status};
-use crate::{bind, download, restore, ssh, sync};
+use crate::{bind, download, identity, restore, sync};
 
 /// No call is longer: what is, is not one of ours.
 const LONGEST: u64 = 1 << 20;
@@ -44,7 +44,7 @@ pub fn answer(data: &Path, request: &Request) -> Answer {
 fn perform(dir: &DataDir, request: &Request) -> Result<Outcome, AgentError> {
     match request {
         Request::Prepare => Ok(Outcome::Prepared {
-            public_key: ssh::identity(dir)?,
+            public_key: identity::identity(dir)?,
         }),
         Request::Bind(request) => bind::bind(dir, request).and_then(|()| report(dir)),
         Request::Sync(request) => sync::request(dir, request).and_then(|()| report(dir)),

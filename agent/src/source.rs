@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use warmspare_domain::ids::{AssociationId, Epoch};
 
 use crate::error::AgentError;
-use crate::ssh::{Machine, Session, last_words};
+use crate::session::Session;
+use crate::ssh::{Machine, last_words};
 
 /// Where the marker lies in the tree. The whole directory is left out of copies.
 pub const MARKER_DIRECTORY: &str = ".warmspare";

@@ -1,26 +1,25 @@
 //! OpenSSH to the GPU and to restore targets: our key, our known hosts, nobody's configuration, one kept connection.
 
 use std::fs::{self, DirBuilder};
-use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::{AssociationId, Epoch};
 use warmspare_wire::agent::Host;
 
-use crate::data_dir::{DataDir, Durability, make_private};
+use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
+use crate::identity::IDENTITY;
 use crate::process::{self, Finished, cannot_start};
+use crate::session::Session;
 
-const IDENTITY: &str = "identity/id_ed25519";
 const KNOWN_HOSTS: &str = "known_hosts";
 
-/// A fixed command answers at once or the machine is in trouble.
-const COMMAND_LIMIT: Duration = Duration::from_secs(40);
+/// How long a fixed command may take: it answers at once or the machine is in trouble.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(40);
 
 /// A machine that we reach over SSH, and the name its host key is pinned under.
 #[derive(Debug, Clone)]
@@ -46,70 +45,6 @@ pub enum Connection {
     Fresh,
     /// It was open before; the machine may have gone since without a word.
     Kept,
-}
-
-/// A command on the other machine that answers several questions: its shell starts once.
-#[derive(Debug)]
-pub struct Session {
-    machine: Machine,
-    child: Child,
-    stdin: Option<ChildStdin>,
-    output: Receiver<Vec<u8>>,
-    complaints: Receiver<Vec<u8>>,
-    complained: Vec<u8>,
-    heard: Vec<u8>,
-}
-
-/// An answer is short; a hostile machine may talk without end.
-const LONGEST_ANSWER: usize = 1 << 20;
-
-impl Session {
-    /// Puts a question. What is wrong with the connection shows when the answer is awaited.
-    pub fn ask(&mut self, question: &[u8]) {
-        if let Some(stdin) = &mut self.stdin {
-            let _ = stdin.write_all(question).and_then(|()| stdin.flush());
-        }
-    }
-
-    /// The answer to the last question, up to its closing words; `None` when it is not complete within `patience`.
-    ///
-    /// # Errors
-    /// When the connection broke or the machine says something else without end.
-    pub fn answer(&mut self, closing: &[u8], patience: Duration) -> Result<Option<Vec<u8>>, AgentError> {
-        let until = Instant::now() + patience;
-        loop {
-            if let Some(at) = self.heard.windows(closing.len()).position(|window| window == closing) {
-                let rest = self.heard.split_off(at + closing.len());
-                let mut answer = std::mem::replace(&mut self.heard, rest);
-                answer.truncate(at);
-                return Ok(Some(answer));
-            }
-            match self
-                .output
-                .recv_timeout(until.saturating_duration_since(Instant::now()))
-            {
-                Ok(chunk) if self.heard.len() < LONGEST_ANSWER => self.heard.extend(chunk),
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
-                Ok(_) | Err(RecvTimeoutError::Disconnected) => return Err(self.failure()),
-            }
-        }
-    }
-
-    fn failure(&mut self) -> AgentError {
-        process::stop(&mut self.child);
-        while let Ok(chunk) = self.complaints.recv_timeout(Duration::from_millis(200)) {
-            self.complained.extend(chunk);
-        }
-        self.machine.failure(&String::from_utf8_lossy(&self.complained))
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.stdin = None;
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Machine {
@@ -236,7 +171,7 @@ impl Machine {
     /// # Errors
     /// When ssh cannot be started.
     pub fn open(&self, fixed_command: &'static str) -> Result<Session, AgentError> {
-        let mut child = self
+        let child = self
             .ssh(&self.options(KNOWN_HOSTS, "yes"))
             .args(self.mux_options("no"))
             .args(["--", &self.host.address, fixed_command])
@@ -245,15 +180,7 @@ impl Machine {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| cannot_start("ssh", error))?;
-        Ok(Session {
-            machine: self.clone(),
-            stdin: child.stdin.take(),
-            output: process::stream(child.stdout.take()),
-            complaints: process::stream(child.stderr.take()),
-            complained: Vec::new(),
-            heard: Vec::new(),
-            child,
-        })
+        Ok(Session::new(self.clone(), child))
     }
 
     /// Pins the machine's host key, unless one is pinned under this association and epoch.
@@ -445,41 +372,6 @@ impl Machine {
         let path = self.dir.file(KNOWN_HOSTS);
         self.dir.replace(&path, text.as_bytes(), Durability::SurvivesPowerLoss)
     }
-}
-
-/// Makes the standby's key pair unless it exists, and reads its public half.
-///
-/// # Errors
-/// When ssh-keygen is missing or the disk fails.
-pub fn identity(dir: &DataDir) -> Result<String, AgentError> {
-    let _once = dir.lock_briefly("identity.lock")?;
-    let public = dir.file(IDENTITY).with_extension("pub");
-    if !public.exists() {
-        make_identity(dir)?;
-    }
-    let line = fs::read_to_string(&public).map_err(|error| AgentError::io("read the standby's public key", error))?;
-    Ok(line.trim().to_owned())
-}
-
-fn make_identity(dir: &DataDir) -> Result<(), AgentError> {
-    let fresh = dir.file("identity.new");
-    let io = |error| AgentError::io("make the standby's key pair", error);
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh).map_err(io)?;
-    }
-    DirBuilder::new().mode(0o700).create(&fresh).map_err(io)?;
-    let finished = process::run(
-        Command::new("ssh-keygen")
-            .args(["-q", "-t", "ed25519", "-N", "", "-C", "warmspare-standby", "-f"])
-            .arg(fresh.join("id_ed25519")),
-        b"",
-        COMMAND_LIMIT,
-    )?;
-    if finished.code != Some(0) {
-        return Err(io(std::io::Error::other(last_words(&finished.stderr))));
-    }
-    make_private(&fresh.join("id_ed25519"), 0o600).map_err(io)?;
-    fs::rename(&fresh, dir.file("identity")).map_err(io)
 }
 
 /// The last line that says something, fit for a message.
