@@ -458,7 +458,9 @@ fn default_state_dir() -> PathBuf {
 /// What is wrong with it, for a person.
 pub fn check_path(text: &str) -> Result<(), String> {
     let climbs = text.split('/').any(|part| part == "..");
-    if text.is_empty() || text.starts_with('-') || text.chars().any(char::is_control) {
+    // rsync would expand these on the GPU.
+    let expands = text.contains(['*', '?', '[', '\\']);
+    if text.is_empty() || text.starts_with('-') || expands || text.chars().any(char::is_control) {
         Err("use a directory such as /workspace".to_owned())
     } else if climbs {
         Err("it must not climb with `..`: use the directory itself, such as /workspace".to_owned())
