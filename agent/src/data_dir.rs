@@ -107,7 +107,7 @@ impl DataDir {
         self.replace(path, &bytes, Durability::SurvivesKill)
     }
 
-    /// Replaces a file's content atomically.
+    /// Replaces a file's content atomically. It keeps its owner; a new one gets that of its directory.
     ///
     /// # Errors
     /// When the disk is full or fails; the old file stays.
@@ -121,6 +121,7 @@ impl DataDir {
                 .mode(0o600)
                 .open(&temporary)?;
             file.write_all(bytes)?;
+            keep_owner(&file, path)?;
             if durability == Durability::SurvivesPowerLoss {
                 file.sync_all()?;
             }
@@ -217,6 +218,21 @@ pub enum Durability {
     SurvivesKill,
     /// The death of the machine.
     SurvivesPowerLoss,
+}
+
+/// Running as root through sudo, a file of the login's must stay the login's: sshd reads `authorized_keys` as that user.
+fn keep_owner(file: &File, path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, fchown};
+    let model = match fs::metadata(path) {
+        Ok(found) => found,
+        Err(_) => fs::metadata(path.parent().unwrap_or(Path::new("/")))?,
+    };
+    let is_root = file.metadata()?.uid() == 0;
+    if is_root && model.uid() != 0 {
+        fchown(file, Some(model.uid()), Some(model.gid()))
+    } else {
+        Ok(())
+    }
 }
 
 fn temporary_name(path: &Path) -> PathBuf {

@@ -186,11 +186,19 @@ fn forced_command(dir: &DataDir) -> Result<String, AgentError> {
     let program = program.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
     let words = [Path::new(&program), dir.root()].map(|path| path.to_str().filter(|text| is_plain_path(text)));
     match words {
-        [Some(program), Some(data)] => Ok(format!("{program} --data {data} {SERVE}")),
+        [Some(program), Some(data)] => Ok(format!("{}{program} --data {data} {SERVE}", through_sudo())),
         _ => Err(AgentError::BadRequest(
             "the agent or its data directory lies at a path with other characters than letters, digits and / . _ -"
                 .into(),
         )),
+    }
+}
+
+/// The login may not read what root keeps: where the control plane came through sudo, a download does, too.
+fn through_sudo() -> &'static str {
+    match std::env::var_os("SUDO_UID") {
+        Some(uid) if uid != "0" => "sudo -n --preserve-env=SSH_ORIGINAL_COMMAND ",
+        Some(_) | None => "",
     }
 }
 
@@ -228,8 +236,18 @@ fn rewrite_keys(dir: &DataDir, change: impl FnOnce(&mut Vec<String>)) -> Result<
     if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
         fs::create_dir_all(parent).map_err(io)?;
         fs::set_permissions(parent, fs::Permissions::from_mode(0o700)).map_err(io)?;
+        give_to_owner_of_home(parent).map_err(io)?;
     }
     dir.replace(&path, after.as_bytes(), Durability::SurvivesPowerLoss)
+}
+
+fn give_to_owner_of_home(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let home = fs::metadata(directory.parent().unwrap_or(Path::new("/")))?;
+    if fs::metadata(directory)?.uid() == home.uid() {
+        return Ok(());
+    }
+    chown(directory, Some(home.uid()), Some(home.gid()))
 }
 
 fn authorized_keys() -> Result<PathBuf, AgentError> {

@@ -193,3 +193,43 @@ fn only_a_plain_key_and_a_future_instant_are_authorised() {
         "# kept\n"
     );
 }
+
+#[test]
+fn through_sudo_the_logins_keys_stay_the_logins_and_the_download_goes_through_sudo_too() {
+    use std::os::unix::fs::MetadataExt;
+    if !crate::support::is_root() {
+        eprintln!("SKIPPED: only root can give files away");
+        return;
+    }
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("a"), "1");
+    standby.pass(FIRST);
+    let person = Person::of(&standby);
+    let nobody = 65_534;
+    let keys = standby.home.join(".ssh/authorized_keys");
+    for path in [standby.home.clone(), standby.home.join(".ssh"), keys.clone()] {
+        std::os::unix::fs::chown(path, Some(nobody), Some(nobody)).unwrap();
+    }
+    let request = AuthorizeDownload {
+        public_key: person.key(),
+        until: soon(),
+        point: PointChoice::Latest,
+    };
+    let call = serde_json::to_vec(&warmspare_wire::agent::Call::new(Request::AuthorizeDownload(request))).unwrap();
+    let output = crate::support::run(standby.command().arg("call").env("SUDO_UID", "65534"), &call);
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("download_authorized"),
+        "{output:?}"
+    );
+    let found = fs::metadata(&keys).unwrap();
+    assert_eq!(
+        (found.uid(), found.gid()),
+        (nobody, nobody),
+        "sshd reads the file as the login"
+    );
+    let text = fs::read_to_string(&keys).unwrap();
+    assert!(
+        text.starts_with("# kept\ncommand=\"sudo -n --preserve-env=SSH_ORIGINAL_COMMAND /"),
+        "{text}"
+    );
+}

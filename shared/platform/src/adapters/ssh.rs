@@ -156,7 +156,8 @@ impl SshAgents {
         })?;
         let sudo = match self.settings.run_as {
             RunAs::Login => "",
-            RunAs::Root => "sudo -n ",
+            // The login's home is where downloads are authorised.
+            RunAs::Root => "sudo -n --preserve-env=HOME ",
         };
         let command = format!(
             "{sudo}{} --data {} call",
