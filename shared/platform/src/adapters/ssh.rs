@@ -44,7 +44,7 @@ pub struct SshSettings {
 pub enum RunAs {
     /// As the login.
     Login,
-    /// As root through `sudo -n`, so that owners of files are kept.
+    /// As root through `sudo -n`, so that owners of files are kept; only once the data directory is a mounted disk.
     Root,
 }
 
@@ -150,20 +150,25 @@ impl SshAgents {
         self.connections.run(standby, command, input).await
     }
 
+    /// What runs an agent there. Only our own words and checked settings are part of it.
+    fn command(&self) -> String {
+        let (agent, data_dir) = (push::remote_path(&self.version), &self.settings.data_dir);
+        match self.settings.run_as {
+            RunAs::Login => format!("{agent} --data {data_dir} call"),
+            // A machine answers SSH before its start-up script has mounted the data disk: what the agent found or wrote in that moment would not be
+            // the data. The login's home is kept because downloads are authorised there.
+            RunAs::Root => format!(
+                "mountpoint -q {data_dir} || {{ echo 'the data disk is not mounted yet' >&2; exit 75; }}; \
+                 exec sudo -n --preserve-env=HOME {agent} --data {data_dir} call"
+            ),
+        }
+    }
+
     async fn exchange(&self, standby: &Endpoint, request: Request) -> Result<Outcome, AgentError> {
         let call = serde_json::to_vec(&Call::new(request)).map_err(|error| AgentError::Broken {
             detail: error.to_string(),
         })?;
-        let sudo = match self.settings.run_as {
-            RunAs::Login => "",
-            // The login's home is where downloads are authorised.
-            RunAs::Root => "sudo -n --preserve-env=HOME ",
-        };
-        let command = format!(
-            "{sudo}{} --data {} call",
-            push::remote_path(&self.version),
-            self.settings.data_dir
-        );
+        let command = self.command();
         if !self.connections.has_agent(standby, &self.version) {
             self.push(standby).await?;
         }

@@ -309,6 +309,19 @@ async fn silence_at_any_step_ends_in_time() {
     assert!(error.to_string().contains("no handshake"), "{error}");
 }
 
+#[tokio::test]
+async fn before_the_data_disk_is_mounted_nothing_runs() {
+    let sshd = Sshd::start();
+    let agents = SshAgents::new(SshSettings {
+        run_as: RunAs::Root,
+        ..sshd.settings(PREPARED)
+    })
+    .unwrap();
+    let error = prepare(&agents, &sshd.endpoint()).await.unwrap_err().to_string();
+    assert!(error.contains("the data disk is not mounted yet"), "{error}");
+    assert!(!sshd.home().join("last-call").exists(), "the agent ran");
+}
+
 #[test]
 fn a_data_directory_that_could_be_a_command_is_refused() {
     let settings = |data_dir: &str| SshSettings::new("/nonexistent".into(), "/nonexistent".into(), data_dir.to_owned());
