@@ -28,6 +28,8 @@ enum Contact {
 /// The binding is then as it was.
 pub fn bind(dir: &DataDir, bind: &Bind) -> Result<(), AgentError> {
     check(bind)?;
+    // One at a time: an accepting bind forgets the pinned key, and another one would find none and call it a changed key.
+    let _turn = dir.lock_briefly("bind.lock")?;
     let before = dir.binding()?;
     let contact = check_fencing(before.as_ref(), bind)?;
     identity::identity(dir)?;

@@ -165,7 +165,7 @@ impl DataDir {
         }
     }
 
-    /// Waits for a lock that is only ever held for an instant.
+    /// Waits for a lock that nobody holds for longer than one request takes.
     ///
     /// # Errors
     /// When the lock file cannot be opened.

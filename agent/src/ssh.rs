@@ -211,9 +211,7 @@ impl Machine {
         if finished.code != Some(0) {
             return Err(self.failure(&finished.stderr));
         }
-        let mut lines = self.pinned_lines()?;
-        lines.extend(learned.lines().filter(|line| self.is_ours(line)).map(str::to_owned));
-        self.write_pinned(&lines)
+        self.repin(|lines| lines.extend(learned.lines().filter(|line| self.is_ours(line)).map(str::to_owned)))
     }
 
     /// Pins the host key that is pinned for another name of the same machine, unless this name has one of its own.
@@ -221,18 +219,18 @@ impl Machine {
     /// # Errors
     /// When the known hosts cannot be read or rewritten.
     pub fn pin_like(&self, other: &Self) -> Result<(), AgentError> {
-        let mut lines = self.pinned_lines()?;
-        if lines.iter().any(|line| self.is_ours(line)) {
+        if self.pinned_lines()?.iter().any(|line| self.is_ours(line)) {
             return Ok(());
         }
-        let keys: Vec<_> = lines
-            .iter()
-            .filter(|line| other.is_ours(line))
-            .filter_map(|line| line.split_once(' '))
-            .map(|(_, key)| format!("{} {key}", self.alias))
-            .collect();
-        lines.extend(keys);
-        self.write_pinned(&lines)
+        self.repin(|lines| {
+            let keys: Vec<_> = lines
+                .iter()
+                .filter(|line| other.is_ours(line))
+                .filter_map(|line| line.split_once(' '))
+                .map(|(_, key)| format!("{} {key}", self.alias))
+                .collect();
+            lines.extend(keys);
+        })
     }
 
     /// Forgets the pinned host key.
@@ -240,14 +238,16 @@ impl Machine {
     /// # Errors
     /// When the known hosts cannot be rewritten.
     pub fn unpin(&self) -> Result<(), AgentError> {
-        let mut lines = self.pinned_lines()?;
-        lines.retain(|line| !self.is_ours(line));
-        self.write_pinned(&lines)
+        self.repin(|lines| lines.retain(|line| !self.is_ours(line)))
     }
 
     /// What ssh's last words mean.
     #[must_use]
     pub fn failure(&self, words: &str) -> AgentError {
+        // Strict ssh ends with the same last line for an unpinned machine as for a changed one.
+        if words.contains("host key is known for") {
+            return AgentError::Interrupted(format!("no host key of {} is pinned as {}", self.shown(), self.alias));
+        }
         if words.contains("Host key verification failed") || words.contains("IDENTIFICATION HAS CHANGED") {
             return AgentError::Halted {
                 reason: HaltReason::HostKeyChanged,
@@ -367,7 +367,11 @@ impl Machine {
         }
     }
 
-    fn write_pinned(&self, lines: &[String]) -> Result<(), AgentError> {
+    /// Changes the known hosts; two processes that do so at once do not lose each other's keys.
+    fn repin(&self, change: impl FnOnce(&mut Vec<String>)) -> Result<(), AgentError> {
+        let _turn = self.dir.lock_briefly("known_hosts.lock")?;
+        let mut lines = self.pinned_lines()?;
+        change(&mut lines);
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let path = self.dir.file(KNOWN_HOSTS);
         self.dir.replace(&path, text.as_bytes(), Durability::SurvivesPowerLoss)
@@ -457,6 +461,9 @@ mod tests {
                 ..
             }
         ));
+        let unpinned = "No ED25519 host key is known for vast-7-e1 and you have requested strict checking.\r\n\
+                        Host key verification failed.\r\n";
+        assert!(matches!(machine.failure(unpinned), AgentError::Interrupted(_)));
         let refused = "root@10.0.0.1: Permission denied (publickey).";
         assert!(matches!(machine.failure(refused), AgentError::KeyRefused { .. }));
         let silent = "ssh: connect to host 10.0.0.1 port 22: Connection timed out";

@@ -187,6 +187,31 @@ fn the_host_key_is_pinned_at_first_contact_and_a_change_halts() {
 }
 
 #[test]
+fn accepting_the_source_in_several_calls_at_once_halts_none_of_them() {
+    let (gpu, standby) = bound();
+    let accept = &|| {
+        let mut accept = standby.bind_request(&gpu, FIRST.next());
+        accept.accept = Accept::SourceAsItIs;
+        standby.call(Request::Bind(accept))
+    };
+    std::thread::scope(|calls| {
+        let late = |place: u64| std::thread::sleep(std::time::Duration::from_millis(40 * place));
+        let calls: Vec<_> = (0..8)
+            .map(|place| {
+                calls.spawn(move || {
+                    late(place);
+                    accept()
+                })
+            })
+            .collect();
+        for call in calls {
+            assert!(status_of(call.join().unwrap()).halt.is_none());
+        }
+    });
+    standby.pass(FIRST.next());
+}
+
+#[test]
 fn a_new_epoch_at_the_same_address_is_no_first_contact() {
     let (mut gpu, standby) = bound();
     gpu.halt();
