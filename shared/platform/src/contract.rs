@@ -1,19 +1,24 @@
 //! What every association store must keep, as one suite that runs on each of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::task::JoinSet;
 use warmspare_domain::association::Association;
 use warmspare_domain::ids::{AssociationId, GpuId};
 use warmspare_domain::policy::{Failover, MachineSpec, Policy, Provisioning, SupersededGpu, WhenDeletedAtVast};
 use warmspare_domain::units::Timestamp;
 
+use crate::associations::{Associations, Objects, Precondition};
 use crate::ports::{AssociationStore, StoreError, Version};
+use crate::wire::Stored;
 
 /// An association of some GPU.
 #[must_use]
-pub fn fixture(contract: u64) -> Association {
+pub(crate) fn fixture(contract: u64) -> Association {
     let policy = Policy {
         source_path: "/workspace".to_owned(),
         excludes: vec!["*.tmp".to_owned()],
@@ -41,16 +46,58 @@ pub fn fixture(contract: u64) -> Association {
     )
 }
 
-/// Runs the suite; `make` gives a fresh, empty store each time.
+/// Runs the suite; `make` gives a fresh, empty place each time.
 ///
 /// # Panics
-/// When the store breaks a promise.
-pub async fn association_store_contract<S: AssociationStore + 'static>(make: impl Fn() -> Arc<S>) {
-    one_creator_wins(&*make()).await;
-    stale_updates_change_nothing(&*make()).await;
-    lists_agree_with_reads(&*make()).await;
-    one_of_twenty_creators_wins(make()).await;
-    twenty_writers_lose_nothing(make()).await;
+/// When the store over it breaks a promise.
+pub(crate) async fn association_store_contract<O: Objects + 'static>(make: impl AsyncFn() -> O) {
+    let sound = async || Arc::new(Associations::over(make().await));
+    one_creator_wins(&*sound().await).await;
+    stale_updates_change_nothing(&*sound().await).await;
+    versions_never_repeat(&*sound().await).await;
+    lists_agree_with_reads(&*sound().await).await;
+    one_of_twenty_creators_wins(sound().await).await;
+    twenty_writers_lose_nothing(sound().await).await;
+    let losing_answers = async || Arc::new(Associations::over(LosesAnswers::over(make().await)));
+    one_creator_wins(&*losing_answers().await).await;
+    one_of_twenty_creators_wins(losing_answers().await).await;
+    a_lone_writer_knows_what_it_wrote(&*losing_answers().await).await;
+}
+
+/// A place whose writes happen, and whose answers to two writes of three are lost: one as silence, one as the conflict that a client's own
+/// repetition meets.
+struct LosesAnswers<O> {
+    objects: O,
+    writes: AtomicUsize,
+}
+
+impl<O> LosesAnswers<O> {
+    fn over(objects: O) -> Self {
+        Self {
+            objects,
+            writes: AtomicUsize::new(0),
+        }
+    }
+}
+
+#[async_trait]
+impl<O: Objects> Objects for LosesAnswers<O> {
+    async fn read(&self, id: AssociationId) -> Result<Option<(Stored, Version)>, StoreError> {
+        self.objects.read(id).await
+    }
+
+    async fn write(&self, stored: &Stored, precondition: &Precondition) -> Result<Version, StoreError> {
+        let version = self.objects.write(stored, precondition).await?;
+        match self.writes.fetch_add(1, Ordering::SeqCst) % 3 {
+            0 => Err(StoreError::Unavailable("the answer was lost".into())),
+            1 => Err(StoreError::Conflict(stored.association.id)),
+            _ => Ok(version),
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<(AssociationId, Version)>, StoreError> {
+        self.objects.list().await
+    }
 }
 
 async fn one_creator_wins(store: &impl AssociationStore) {
@@ -88,6 +135,16 @@ async fn stale_updates_change_nothing(store: &impl AssociationStore) {
     assert_eq!((counter(&read.association), read.version), (1, second));
 }
 
+async fn versions_never_repeat(store: &impl AssociationStore) {
+    let mut version = store.create(&fixture(7)).await.expect("creates");
+    let mut seen = BTreeSet::from([version.0.clone()]);
+    for _ in 0..20 {
+        // The very same content, over and over.
+        version = store.update(&fixture(7), &version).await.expect("updates");
+        assert!(seen.insert(version.0.clone()), "version {} came twice", version.0);
+    }
+}
+
 async fn lists_agree_with_reads(store: &impl AssociationStore) {
     assert!(store.list().await.expect("lists").is_empty());
     for contract in [30, 7, 100, 8] {
@@ -122,6 +179,18 @@ async fn one_of_twenty_creators_wins<S: AssociationStore + 'static>(store: Arc<S
     );
 }
 
+async fn a_lone_writer_knows_what_it_wrote(store: &impl AssociationStore) {
+    let mut version = store.create(&fixture(7)).await.expect("creates");
+    for count in 1..=20 {
+        version = store
+            .update(&counted(&fixture(7), count), &version)
+            .await
+            .expect("a write that happened is reported as done");
+        let read = store.get(fixture(7).id).await.expect("reads").expect("exists");
+        assert_eq!((counter(&read.association), &read.version), (count, &version));
+    }
+}
+
 async fn twenty_writers_lose_nothing<S: AssociationStore + 'static>(store: Arc<S>) {
     store.create(&fixture(7)).await.expect("creates");
     let mut writers = JoinSet::new();
@@ -142,7 +211,7 @@ async fn twenty_writers_lose_nothing<S: AssociationStore + 'static>(store: Arc<S
 ///
 /// # Panics
 /// When the store fails.
-pub async fn add_one(store: &impl AssociationStore, id: AssociationId) -> u64 {
+pub(crate) async fn add_one(store: &impl AssociationStore, id: AssociationId) -> u64 {
     loop {
         let read = store.get(id).await.expect("reads").expect("exists");
         let count = counter(&read.association) + 1;
@@ -156,7 +225,7 @@ pub async fn add_one(store: &impl AssociationStore, id: AssociationId) -> u64 {
 
 /// The number that [`add_one`] keeps in an association.
 #[must_use]
-pub fn counter(association: &Association) -> u64 {
+pub(crate) fn counter(association: &Association) -> u64 {
     association.standby.wanted_until.since(association.created_at).as_secs()
 }
 
@@ -169,10 +238,10 @@ fn counted(association: &Association, count: u64) -> Association {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapters::memory::MemoryAssociations;
+    use crate::adapters::memory::MemoryObjects;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn memory_keeps_the_contract() {
-        association_store_contract(|| Arc::new(MemoryAssociations::default())).await;
+        association_store_contract(async || MemoryObjects::default()).await;
     }
 }

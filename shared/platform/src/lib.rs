@@ -3,8 +3,10 @@
 //! [`ports`] names what the reconciler needs of the world; `adapters` fulfil it with the real thing.
 
 pub mod adapters;
+pub mod associations;
 pub mod config;
-pub mod contract;
+#[cfg(test)]
+mod contract;
 pub mod estimate;
 pub mod handlers;
 pub mod placement;

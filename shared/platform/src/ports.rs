@@ -56,7 +56,8 @@ pub enum StoreError {
 /// Where associations live. One object per GPU; no delete: a tombstone outlasts late events and expires by a rule of the store.
 ///
 /// # Guarantees
-/// Writes are conditional on a version, and a write whose answer was lost is recognised by its nonce: it is reported as done, not as a conflict.
+/// Writes are conditional on a version, and a write whose answer was lost is recognised by its nonce: it is reported as done, not as a conflict. Only
+/// when somebody wrote over it before we could look it is a conflict, as every lost race: read again and decide again.
 #[async_trait]
 pub trait AssociationStore: Send + Sync {
     /// Reads one; `None` when there is none.

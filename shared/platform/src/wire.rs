@@ -13,8 +13,6 @@ pub struct Stored {
     pub schema: u32,
     /// Unique per write: a writer whose answer was lost recognises its own write by it.
     pub nonce: String,
-    /// How many writes there were, this one included.
-    pub sequence: u64,
     /// The association.
     pub association: Association,
 }
@@ -31,32 +29,14 @@ pub enum UnreadableError {
 }
 
 impl Stored {
-    /// The first write of an association.
+    /// A write of its own: no other has its nonce.
     #[must_use]
-    pub fn first(association: &Association) -> Self {
-        Self::numbered(association, 1)
-    }
-
-    /// The write after this one.
-    #[must_use]
-    pub fn next(&self, association: &Association) -> Self {
-        Self::numbered(association, self.sequence + 1)
-    }
-
-    fn numbered(association: &Association, sequence: u64) -> Self {
-        let nonce = uuid::Uuid::new_v4().simple().to_string();
+    pub fn new(association: &Association) -> Self {
         Self {
             schema: STORED_SCHEMA,
-            nonce,
-            sequence,
+            nonce: uuid::Uuid::new_v4().simple().to_string(),
             association: association.clone(),
         }
-    }
-
-    /// The version of this write: no two writes share one, even when an object vanished and came back.
-    #[must_use]
-    pub fn version(&self) -> String {
-        format!("{}-{}", self.sequence, self.nonce)
     }
 
     /// As bytes.
@@ -91,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_newer_schema_and_garbage_are_refused_and_unknown_fields_are_not() {
-        let stored = Stored::first(&fixture(7));
+        let stored = Stored::new(&fixture(7));
         let mut json: serde_json::Value = serde_json::from_slice(&stored.to_bytes().unwrap()).unwrap();
         json["a_field_of_tomorrow"] = true.into();
         json["association"]["another"] = 1.into();

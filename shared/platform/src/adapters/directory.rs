@@ -9,30 +9,45 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use warmspare_domain::association::Association;
 use warmspare_domain::ids::AssociationId;
 
-use crate::ports::{AssociationStore, StoreError, Version, Versioned};
+use crate::associations::{Associations, Objects, Precondition};
+use crate::ports::{StoreError, Version};
 use crate::wire::Stored;
 
 /// Associations in a directory.
+pub type DirectoryAssociations = Associations<DirectoryObjects>;
+
+/// Objects in a directory.
 #[derive(Debug, Clone)]
-pub struct DirectoryAssociations {
+pub struct DirectoryObjects {
     directory: Arc<PathBuf>,
 }
 
 impl DirectoryAssociations {
+    /// As [`DirectoryObjects::open`].
+    ///
+    /// # Errors
+    /// When the directory cannot be made or written to.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        DirectoryObjects::open(directory).map(Self::over)
+    }
+}
+
+impl DirectoryObjects {
     /// Opens a directory, which is made when it is missing, readable by its owner only.
     ///
     /// # Errors
     /// When it cannot be made or written to.
     pub fn open(directory: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        // One that was there may be open to others.
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
         let store = Self {
             directory: Arc::new(directory.to_owned()),
         };
@@ -69,7 +84,7 @@ impl DirectoryAssociations {
         self.directory.join(format!("{id}.json"))
     }
 
-    fn read(&self, id: AssociationId) -> Result<Option<Stored>, StoreError> {
+    fn read_now(&self, id: AssociationId) -> Result<Option<Stored>, StoreError> {
         let path = self.path(id);
         match fs::read(&path) {
             Ok(bytes) => Stored::from_bytes(&bytes)
@@ -101,22 +116,16 @@ impl DirectoryAssociations {
             File::open(self.directory.as_path())?.sync_all()
         });
         written.map_err(|error| unavailable(&path, error))?;
-        Ok(Version(stored.version()))
+        Ok(version(stored))
     }
 
-    fn create_now(&self, association: &Association) -> Result<Version, StoreError> {
+    fn write_now(&self, stored: &Stored, precondition: &Precondition) -> Result<Version, StoreError> {
+        let id = stored.association.id;
         let _lock = self.lock().map_err(|error| unavailable(&self.directory, error))?;
-        match self.read(association.id)? {
-            Some(_) => Err(StoreError::Conflict(association.id)),
-            None => self.publish(&Stored::first(association)),
-        }
-    }
-
-    fn update_now(&self, association: &Association, read_at: &Version) -> Result<Version, StoreError> {
-        let _lock = self.lock().map_err(|error| unavailable(&self.directory, error))?;
-        match self.read(association.id)? {
-            Some(stored) if stored.version() == read_at.0 => self.publish(&stored.next(association)),
-            Some(_) | None => Err(StoreError::Conflict(association.id)),
+        match (self.read_now(id)?, precondition) {
+            (None, Precondition::Absent) => self.publish(stored),
+            (Some(found), Precondition::Is(expected)) if version(&found) == *expected => self.publish(stored),
+            (Some(_), _) | (None, Precondition::Is(_)) => Err(StoreError::Conflict(id)),
         }
     }
 
@@ -133,13 +142,13 @@ impl DirectoryAssociations {
                 continue;
             };
             // One unreadable file must not hide the others; reading it by itself says what is wrong.
-            let version = match self.read(id) {
-                Ok(Some(stored)) => stored.version(),
+            let version = match self.read_now(id) {
+                Ok(Some(stored)) => version(&stored),
                 Ok(None) => continue,
-                Err(StoreError::Corrupt { .. }) => "unreadable".to_owned(),
+                Err(StoreError::Corrupt { .. }) => Version("unreadable".to_owned()),
                 Err(error) => return Err(error),
             };
-            listed.push((id, Version(version)));
+            listed.push((id, version));
         }
         listed.sort_unstable_by_key(|(id, _)| *id);
         Ok(listed)
@@ -157,24 +166,20 @@ impl DirectoryAssociations {
     }
 }
 
+fn version(stored: &Stored) -> Version {
+    Version(stored.nonce.clone())
+}
+
 #[async_trait]
-impl AssociationStore for DirectoryAssociations {
-    async fn get(&self, id: AssociationId) -> Result<Option<Versioned>, StoreError> {
-        let stored = self.off_thread(move |this| this.read(id)).await?;
-        Ok(stored.map(|stored| Versioned {
-            version: Version(stored.version()),
-            association: stored.association,
-        }))
+impl Objects for DirectoryObjects {
+    async fn read(&self, id: AssociationId) -> Result<Option<(Stored, Version)>, StoreError> {
+        let stored = self.off_thread(move |this| this.read_now(id)).await?;
+        Ok(stored.map(|stored| (stored.clone(), version(&stored))))
     }
 
-    async fn create(&self, association: &Association) -> Result<Version, StoreError> {
-        let association = association.clone();
-        self.off_thread(move |this| this.create_now(&association)).await
-    }
-
-    async fn update(&self, association: &Association, read_at: &Version) -> Result<Version, StoreError> {
-        let (association, read_at) = (association.clone(), read_at.clone());
-        self.off_thread(move |this| this.update_now(&association, &read_at))
+    async fn write(&self, stored: &Stored, precondition: &Precondition) -> Result<Version, StoreError> {
+        let (stored, precondition) = (stored.clone(), precondition.clone());
+        self.off_thread(move |this| this.write_now(&stored, &precondition))
             .await
     }
 

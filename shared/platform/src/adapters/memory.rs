@@ -4,57 +4,57 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use warmspare_domain::association::Association;
 use warmspare_domain::ids::AssociationId;
 
-use crate::ports::{AssociationStore, StoreError, Version, Versioned};
+use crate::associations::{Associations, Objects, Precondition};
+use crate::ports::{StoreError, Version};
 use crate::wire::Stored;
 
 /// Associations in memory.
-#[derive(Debug, Default)]
-pub struct MemoryAssociations(Mutex<BTreeMap<AssociationId, Stored>>);
+pub type MemoryAssociations = Associations<MemoryObjects>;
 
-impl MemoryAssociations {
+/// Objects in memory.
+#[derive(Debug, Default)]
+pub struct MemoryObjects(Mutex<BTreeMap<AssociationId, Stored>>);
+
+impl MemoryObjects {
     fn locked(&self) -> std::sync::MutexGuard<'_, BTreeMap<AssociationId, Stored>> {
         // A panic elsewhere cannot leave the map half-written.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+fn version(stored: &Stored) -> Version {
+    Version(stored.nonce.clone())
+}
+
 #[async_trait]
-impl AssociationStore for MemoryAssociations {
-    async fn get(&self, id: AssociationId) -> Result<Option<Versioned>, StoreError> {
+impl Objects for MemoryObjects {
+    async fn read(&self, id: AssociationId) -> Result<Option<(Stored, Version)>, StoreError> {
         let stored = self.locked().get(&id).cloned();
-        Ok(stored.map(|stored| Versioned {
-            version: Version(stored.version()),
-            association: stored.association,
-        }))
+        Ok(stored.map(|stored| (stored.clone(), version(&stored))))
     }
 
-    async fn create(&self, association: &Association) -> Result<Version, StoreError> {
-        match self.locked().entry(association.id) {
-            std::collections::btree_map::Entry::Occupied(_) => Err(StoreError::Conflict(association.id)),
-            std::collections::btree_map::Entry::Vacant(slot) => {
-                Ok(Version(slot.insert(Stored::first(association)).version()))
-            }
+    async fn write(&self, stored: &Stored, precondition: &Precondition) -> Result<Version, StoreError> {
+        let id = stored.association.id;
+        let mut objects = self.locked();
+        let holds = match (objects.get(&id), precondition) {
+            (None, Precondition::Absent) => true,
+            (Some(found), Precondition::Is(expected)) => version(found) == *expected,
+            (None, Precondition::Is(_)) | (Some(_), Precondition::Absent) => false,
+        };
+        if !holds {
+            return Err(StoreError::Conflict(id));
         }
-    }
-
-    async fn update(&self, association: &Association, read_at: &Version) -> Result<Version, StoreError> {
-        match self.locked().get_mut(&association.id) {
-            Some(stored) if stored.version() == read_at.0 => {
-                *stored = stored.next(association);
-                Ok(Version(stored.version()))
-            }
-            Some(_) | None => Err(StoreError::Conflict(association.id)),
-        }
+        objects.insert(id, stored.clone());
+        Ok(version(stored))
     }
 
     async fn list(&self) -> Result<Vec<(AssociationId, Version)>, StoreError> {
         Ok(self
             .locked()
             .iter()
-            .map(|(id, stored)| (*id, Version(stored.version())))
+            .map(|(id, stored)| (*id, version(stored)))
             .collect())
     }
 }

@@ -3,14 +3,15 @@ use std::time::Duration;
 
 use super::*;
 use crate::contract::{add_one, association_store_contract, counter, fixture};
+use crate::ports::AssociationStore;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_directory_keeps_the_contract() {
     let directory = tempfile::tempdir().unwrap();
     let made = std::sync::atomic::AtomicUsize::new(0);
-    association_store_contract(|| {
+    association_store_contract(async || {
         let number = made.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        Arc::new(DirectoryAssociations::open(&directory.path().join(number.to_string())).unwrap())
+        DirectoryObjects::open(&directory.path().join(number.to_string())).unwrap()
     })
     .await;
 }

@@ -205,14 +205,30 @@ impl Connections {
         command: &str,
     ) -> Result<Channel<client::Msg>, AgentError> {
         let starting = async {
-            let channel = handle.channel_open_session().await?;
-            channel.exec(true, command).await?;
-            Ok::<_, russh::Error>(channel)
+            let channel = handle.channel_open_session().await.map_err(|error| error.to_string())?;
+            channel.exec(true, command).await.map_err(|error| error.to_string())?;
+            accepted(channel).await
         };
         match timeout(self.limits.start, starting).await {
             Ok(Ok(channel)) => Ok(channel),
-            Ok(Err(error)) => Err(unreachable_at(standby, error.to_string())),
+            Ok(Err(detail)) => Err(unreachable_at(standby, detail)),
             Err(_) => Err(unreachable_at(standby, "the connection is dead".to_owned())),
+        }
+    }
+}
+
+/// Waits until the other side says that it runs the command.
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "russh may add messages; those that matter here are named"
+)]
+async fn accepted(mut channel: Channel<client::Msg>) -> Result<Channel<client::Msg>, String> {
+    loop {
+        match channel.wait().await {
+            Some(ChannelMsg::Success) => return Ok(channel),
+            Some(ChannelMsg::Failure) => return Err("the command was refused".to_owned()),
+            Some(ChannelMsg::Close) | None => return Err("the connection broke".to_owned()),
+            Some(_) => {}
         }
     }
 }
@@ -239,7 +255,6 @@ async fn converse(channel: Channel<client::Msg>, input: &[u8]) -> Result<Output,
                 ChannelMsg::ExtendedData { data, .. } => append(&mut output.stderr, &data)?,
                 ChannelMsg::ExitStatus { exit_status } => output.status = Some(exit_status),
                 ChannelMsg::Close => closed = true,
-                ChannelMsg::Failure => return Err("the command was refused".to_owned()),
                 _ => {}
             }
         }

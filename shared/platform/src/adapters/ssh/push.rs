@@ -38,13 +38,16 @@ impl SshAgents {
     }
 
     async fn upload(&self, standby: &Endpoint, path: &str) -> Result<(), AgentError> {
-        let size = self.binary.len();
         let fresh = format!(".warmspare/new-{}", uuid::Uuid::new_v4().simple());
-        // Only our own hexadecimal digits and numbers are part of this command. Older versions go, but for the newest two: another control plane
-        // may be in the middle of a deploy.
+        let version = &self.version;
+        // Only our own hexadecimal digits are part of this command. The newest three versions stay, ours among them: another control plane may be in
+        // the middle of a deploy. Tidying up may fail; the agent is there then all the same.
         let command = format!(
-            "mkdir -p .warmspare && chmod 700 .warmspare && cat > {fresh} && [ \"$(wc -c < {fresh})\" -eq {size} ] && chmod 755 {fresh} && mv {fresh} {path} \
-             && ls -t .warmspare/agent-* | tail -n +4 | xargs -r rm -f && find .warmspare -name 'new-*' -mmin +60 -delete || {{ rm -f {fresh}; exit 1; }}"
+            "mkdir -p .warmspare && chmod 700 .warmspare && cat > {fresh} && \
+             [ \"$(sha256sum < {fresh} | cut -c 1-{digits})\" = {version} ] && chmod 755 {fresh} && mv {fresh} {path} \
+             || {{ rm -f {fresh}; exit 1; }}; \
+             ls -t .warmspare/agent-* | tail -n +4 | xargs -r rm -f; find .warmspare -name 'new-*' -mmin +60 -delete; true",
+            digits = version.len()
         );
         let output = self.run(standby, &command, &self.binary).await?;
         if output.succeeded() {

@@ -229,31 +229,45 @@ async fn another_agent_replaces_the_one_that_is_there_and_a_lost_one_is_pushed_a
 }
 
 #[tokio::test]
-async fn a_push_that_breaks_off_leaves_no_agent_of_that_name() {
+async fn a_push_that_arrives_torn_or_changed_leaves_no_agent_of_that_name() {
+    let sshd = Sshd::start();
+    let sound = sshd.agents(PREPARED);
+    // The same length with another content, and a part: what is sent is not what the name promises.
+    for sent in [
+        PREPARED.replace("AAAA", "BBBB").into_bytes(),
+        PREPARED.as_bytes()[..20].to_vec(),
+    ] {
+        let mut torn = sshd.agents(PREPARED);
+        torn.binary = sent.into();
+        let error = prepare(&torn, &sshd.endpoint()).await.unwrap_err();
+        assert!(error.to_string().contains("could not be put there"), "{error}");
+        let left: Vec<_> = std::fs::read_dir(sshd.home().join(".warmspare")).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    prepare(&sound, &sshd.endpoint()).await.unwrap();
+    assert!(sshd.home().join(push::remote_path(&sound.version)).exists());
+}
+
+#[tokio::test]
+async fn a_push_that_the_connection_does_not_survive_leaves_no_agent_of_that_name() {
     let mut sshd = Sshd::start();
-    let agents = sshd.agents(&format!("{PREPARED}#{}", "x".repeat(8 << 20)));
+    let agents = sshd.agents(&format!("{PREPARED}#{}", "x".repeat(64 << 20)));
     let path = sshd.home().join(push::remote_path(&agents.version));
-    // Stops the server while the upload is under way.
     let endpoint = sshd.endpoint();
     let call = prepare(&agents, &endpoint);
     tokio::pin!(call);
-    let began = Instant::now();
-    let outcome = loop {
+    let uploading =
+        || std::fs::read_dir(sshd.home().join(".warmspare")).is_ok_and(|mut entries| entries.next().is_some());
+    while !uploading() {
         tokio::select! {
-            outcome = &mut call => break outcome,
-            () = tokio::time::sleep(Duration::from_millis(1)) => {
-                let uploading = std::fs::read_dir(sshd.home().join(".warmspare")).is_ok_and(|mut entries| entries.next().is_some());
-                if uploading || began.elapsed() > LIMIT {
-                    sshd.stop();
-                    sshd.process = Command::new("true").spawn().unwrap();
-                    break call.await;
-                }
-            }
+            outcome = &mut call => panic!("64 MiB were there before a file was: {outcome:?}"),
+            () = tokio::time::sleep(Duration::from_millis(1)) => {}
         }
-    };
-    if outcome.is_err() {
-        assert!(!path.exists(), "a torn agent has the agent's name");
     }
+    sshd.stop();
+    sshd.process = Command::new("true").spawn().unwrap();
+    assert!(call.await.is_err(), "the server was gone");
+    assert!(!path.exists(), "a torn agent has the agent's name");
 }
 
 #[tokio::test]
