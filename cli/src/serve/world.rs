@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use warmspare_platform::adapters::compute::{ComputeEngine, ComputeSettings, GoogleCredentials};
+use warmspare_platform::adapters::compute::{ComputeEngine, ComputeSettings};
 use warmspare_platform::adapters::directory::DirectoryAssociations;
+use warmspare_platform::adapters::google::GoogleCredentials;
 use warmspare_platform::adapters::ssh::{RunAs, SshAgents, SshSettings, operator_key};
 use warmspare_platform::adapters::vast::{VastGpus, VastSettings};
 use warmspare_platform::config::Config;

@@ -6,9 +6,16 @@ pub mod directory;
 #[cfg(test)]
 #[cfg(any(feature = "compute", feature = "vast"))]
 mod fake_server;
+#[cfg(feature = "gcs")]
+pub mod gcs;
+#[cfg(feature = "compute")]
+pub mod google;
 #[cfg(any(feature = "compute", feature = "vast"))]
 mod http;
 pub mod memory;
+#[cfg(test)]
+#[cfg(any(feature = "compute", feature = "vast"))]
+mod published_schema;
 #[cfg(feature = "ssh")]
 pub mod ssh;
 #[cfg(feature = "vast")]

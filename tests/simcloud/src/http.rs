@@ -14,6 +14,7 @@ pub(crate) struct Call {
     pub(crate) segments: Vec<String>,
     pub(crate) query: Vec<(String, String)>,
     pub(crate) raw: Bytes,
+    pub(crate) content_type: String,
     pub(crate) bearer: Option<String>,
 }
 
@@ -33,6 +34,11 @@ impl Call {
                 .collect(),
             query: pairs.unwrap_or_default(),
             raw,
+            content_type: headers
+                .get(header::CONTENT_TYPE)
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default()
+                .to_owned(),
             bearer: authorization
                 .and_then(|text| text.strip_prefix("Bearer "))
                 .map(str::to_owned),

@@ -1,4 +1,4 @@
-//! A stand-in for Vast.ai and Google Compute Engine that speaks their wire formats over HTTP and whose machines are real.
+//! A stand-in for Vast.ai, Google Compute Engine and Cloud Storage that speaks their wire formats over HTTP and whose machines are real.
 //!
 //! Every GPU and every standby has a directory, a host key, authorized keys and an sshd of its own on a loopback address. A
 //! stopped machine has no sshd and no process, a deleted one no directory. A Compute Engine data disk is a directory that
@@ -22,6 +22,7 @@ mod processes;
 mod server;
 mod simcloud;
 mod sshd;
+mod storage;
 mod token;
 mod vast;
 mod watchdog;

@@ -20,6 +20,8 @@ pub struct Options {
     pub compute_token: String,
     /// The one Google project that exists.
     pub project: String,
+    /// The one bucket that exists.
+    pub bucket: String,
     /// The SSH port of every standby (Compute Engine's API has no port). `None`: a free unprivileged one.
     pub standby_ssh_port: Option<u16>,
     /// Whether the Vast side refuses calls that come faster than its published intervals.
@@ -38,6 +40,7 @@ impl Default for Options {
             vast_api_key: "sim-vast-key".to_owned(),
             compute_token: "sim-compute-token".to_owned(),
             project: "sim-project".to_owned(),
+            bucket: "sim-bucket".to_owned(),
             standby_ssh_port: None,
             rate_limits: RateLimits::Off,
             vast_credit: 100.0,

@@ -13,7 +13,7 @@ use crate::faults::FaultAction;
 use crate::http::{Call, Reply};
 use crate::journal::Recorded;
 use crate::world::{World, now};
-use crate::{compute, control, token, vast};
+use crate::{compute, control, storage, token, vast};
 
 /// Larger than any request of either API.
 const BODY_LIMIT: usize = 16 << 20;
@@ -59,6 +59,7 @@ fn dispatch(world: &Arc<World>, call: &Call) -> Reply {
     match call.parts().as_slice() {
         ["compute", ..] => compute::route(world, call),
         ["token"] => token::exchange(world, call),
+        ["storage" | "upload", ..] => storage::route(world, call),
         _ => vast::route(world, call),
     }
 }
@@ -72,12 +73,15 @@ fn recorded(call: &Call, status: u16, answer_lost: bool, at: f64) -> Recorded {
     let secret = call.path == "/token";
     let body = if secret {
         json!("hidden")
+    } else if let Some((metadata, _)) = storage::multipart(call) {
+        metadata
     } else {
         call.json().unwrap_or(Value::Null)
     };
     Recorded {
         method: call.method.clone(),
-        path: call.path.clone(),
+        // Discovery documents list an upload under its plain path.
+        path: call.path.strip_prefix("/upload").unwrap_or(&call.path).to_owned(),
         query,
         body,
         status,

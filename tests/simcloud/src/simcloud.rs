@@ -217,6 +217,27 @@ impl Simcloud {
         self.world.journal.write(path, Recorded::is_compute)
     }
 
+    /// Writes the requests to the Cloud Storage side as `tools/discovery_contract.py` reads them.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_storage_requests(&self, path: &Path) -> io::Result<()> {
+        self.world
+            .journal
+            .write(path, |entry| entry.path.starts_with("/storage/"))
+    }
+
+    /// How many objects the bucket has.
+    #[must_use]
+    pub fn objects(&self) -> usize {
+        self.world.state().storage.len()
+    }
+
+    /// Empties the bucket, as when somebody deleted it and made it anew.
+    pub fn lose_bucket(&self) {
+        self.world.state().storage.clear();
+    }
+
     /// Writes the requests to the Vast side, one JSON object a line.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use crate::faults::Faults;
 use crate::journal::Journal;
 use crate::machine::Site;
 use crate::options::{Options, Scale};
+use crate::storage::Storage;
 use crate::token::Tokens;
 use crate::vast::Vast;
 
@@ -42,6 +43,7 @@ pub(crate) struct World {
 pub(crate) struct State {
     pub(crate) vast: Vast,
     pub(crate) compute: Compute,
+    pub(crate) storage: Storage,
 }
 
 /// The parts of a world that exist before it does.
@@ -76,6 +78,7 @@ impl World {
             state: Mutex::new(State {
                 vast,
                 compute: Compute::default(),
+                storage: Storage::default(),
             }),
             options: parts.options,
         })

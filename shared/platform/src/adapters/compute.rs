@@ -13,7 +13,6 @@ mod owner;
 mod refusal;
 #[cfg(test)]
 mod tests;
-mod tokens;
 mod wire;
 
 use std::fmt;
@@ -28,8 +27,8 @@ use warmspare_domain::policy::MachineSpec;
 use warmspare_domain::warrant::ReleaseWarrant;
 
 pub use listing::Preemption;
-pub use tokens::{GoogleCredentials, StaticToken, TokenError, TokenSource};
 
+use crate::adapters::google::TokenSource;
 use crate::adapters::http::{Http, words};
 use crate::ports::{Destroyed, LabelledStandby, ProviderError, StandbyLook, Standbys};
 use calls::Calls;

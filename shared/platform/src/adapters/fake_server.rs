@@ -1,7 +1,6 @@
 //! A server on this machine for tests: it records what it is asked and answers as the test says.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -114,20 +113,4 @@ async fn respond(reply: Reply) -> Response {
         }
         Reply::Hang => std::future::pending().await,
     }
-}
-
-/// A file of the shared directory beside the checkout (or in `WARMSPARE_SHARED`), which a clone of the repository alone does not have.
-pub(crate) fn shared(file: &str) -> Option<PathBuf> {
-    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared"));
-    let named = std::env::var_os("WARMSPARE_SHARED").map(PathBuf::from);
-    let path = named.clone().unwrap_or_else(beside).join(file);
-    if path.exists() {
-        return Some(path);
-    }
-    assert!(named.is_none(), "WARMSPARE_SHARED does not lead to {}", path.display());
-    eprintln!(
-        "\n!!! NOT CHECKED against the provider's schema: {} is not there; set WARMSPARE_SHARED !!!\n",
-        path.display()
-    );
-    None
 }

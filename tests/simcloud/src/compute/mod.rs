@@ -101,7 +101,7 @@ fn routed(world: &Arc<World>, call: &Call) -> Outcome {
     }
 }
 
-fn authorize(world: &World, call: &Call) -> Result<(), Reply> {
+pub(crate) fn authorize(world: &World, call: &Call) -> Result<(), Reply> {
     let known = |token: &str| {
         token == world.options.compute_token || world.tokens.accepts(token) || token::is_self_signed(world, token)
     };

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use warmspare_domain::ids::Zone;
 
 use super::refusal::{Kind, Refusal};
-use super::tokens::{TokenError, TokenSource};
 use super::wire::Operation;
+use crate::adapters::google::{TokenError, TokenSource};
 use crate::adapters::http::Http;
 
 /// A longer wait belongs to the caller, who may have better things to do.

@@ -8,7 +8,8 @@ use warmspare_domain::observed::SshHost;
 use warmspare_domain::units::MicroUsd;
 
 use super::*;
-use crate::adapters::fake_server::{FakeServer, Recorded, Reply, shared};
+use crate::adapters::fake_server::{FakeServer, Recorded, Reply};
+use crate::adapters::published_schema::shared;
 use crate::ports::RentalLabel;
 
 const KEY: &str = "vast-key-0123456789";

@@ -12,8 +12,13 @@ use secrecy::SecretString;
 
 use crate::adapters::http::words;
 
-/// All of Compute Engine, nothing else. Source: discovery revision 20261106, `auth.oauth2.scopes`.
-const SCOPES: [&str; 1] = ["https://www.googleapis.com/auth/compute"];
+/// Compute Engine, objects in buckets, and the price list; which of these an account may really do its roles say. Source: discovery revisions of
+/// 2026-11, `auth.oauth2.scopes`.
+pub(crate) const SCOPES: [&str; 3] = [
+    "https://www.googleapis.com/auth/compute",
+    "https://www.googleapis.com/auth/devstorage.read_write",
+    "https://www.googleapis.com/auth/cloud-billing.readonly",
+];
 /// 10 s: a token takes one exchange of well below a second.
 const TOKEN_LIMIT: Duration = Duration::from_secs(10);
 
