@@ -9,17 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use async_trait::async_trait;
 use clap::Args;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 use warmspare_domain::ids::AssociationId;
-use warmspare_domain::units::Timestamp;
+use warmspare_platform::assemble::reconcile_settings;
 use warmspare_platform::config::{ApiToken, Config, Scope, token_hash};
 use warmspare_platform::handlers::{App, Nudge, router};
-use warmspare_platform::ports::Clock;
 use warmspare_platform::pulse::Pulses;
-use warmspare_platform::reconcile::{ReconcileSettings, Reconciler};
+use warmspare_platform::reconcile::Reconciler;
 use warmspare_platform::report;
 
 use crate::{settings, verbs::token};
@@ -64,7 +64,7 @@ impl Serve {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let pulses = Arc::new(Pulses::default());
     heartbeat::read(&config.state_dir, &pulses);
-    let world = world::real(&config, Arc::clone(&pulses), Arc::new(SystemClock)).await?;
+    let world = world::real(&config, Arc::clone(&pulses)).await?;
     let reconciler = Reconciler::new(world, reconcile_settings(&config));
     let (nudges, nudged) = Nudges::new();
     let app = App::new(&config, reconciler.clone(), Arc::new(nudges));
@@ -86,16 +86,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .with_graceful_shutdown(asked_to_stop())
         .await
         .context("the HTTP server failed")
-}
-
-fn reconcile_settings(config: &Config) -> ReconcileSettings {
-    ReconcileSettings {
-        deployment: config.deployment.clone(),
-        gpu_user: config.machines.gpu_user.clone(),
-        // Half a beat: a short pass is reported by the beat that started it, a long one by a later beat.
-        pass_wait: config.beat / 2,
-        agent_limit: config.beat / 2 + Duration::from_secs(30),
-    }
 }
 
 /// A beat never waits for the one before: a slow one only makes the next ones skip.
@@ -161,8 +151,9 @@ impl Nudges {
     }
 }
 
+#[async_trait]
 impl Nudge for Nudges {
-    fn nudge(&self, id: AssociationId) {
+    async fn nudge(&self, id: AssociationId) {
         let is_new = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         if is_new && self.channel.send(id).is_err() {
             warn!(gpu.id = %id, "the process is stopping; the next one looks");
@@ -184,18 +175,6 @@ async fn answer_nudges(reconciler: Reconciler, mut nudged: Nudged) {
                 warn!(gpu.id = %id, error = report::chain(&error), "a nudged beat failed; the next beat tries again");
             }
         });
-    }
-}
-
-/// This machine's clock.
-struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        let since = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
-        Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -31,9 +32,10 @@ pub mod view;
 pub use failure::Failure;
 
 /// Makes somebody look at an association soon: in `serve` a beat starts at once, on Lambda a message is queued.
+#[async_trait]
 pub trait Nudge: Send + Sync {
-    /// Asks for a beat of this association.
-    fn nudge(&self, id: AssociationId);
+    /// Asks for a beat of this association. What cannot be asked for comes with the next ordinary beat.
+    async fn nudge(&self, id: AssociationId);
 }
 
 /// What the handlers share.
@@ -96,7 +98,7 @@ impl App {
             .await?
             .ok_or_else(|| Failure::unknown_gpu(id.first_gpu()))?;
         if applied.changed {
-            self.nudge.nudge(id);
+            self.nudge.nudge(id).await;
         }
         Ok(applied)
     }

@@ -3,6 +3,8 @@
 //! [`ports`] names what the reconciler needs of the world; `adapters` fulfil it with the real thing.
 
 pub mod adapters;
+#[cfg(all(feature = "vast", feature = "compute", feature = "ssh"))]
+pub mod assemble;
 pub mod associations;
 pub mod config;
 #[cfg(test)]
@@ -13,6 +15,8 @@ pub mod placement;
 pub mod ports;
 pub mod prices;
 pub mod pulse;
+pub mod recalled;
 pub mod reconcile;
 pub mod report;
+pub mod slots;
 pub mod wire;

@@ -305,7 +305,7 @@ async fn download(
     let applied = app.apply(a.id, &Event::StandbyWanted).await?;
     let a = applied.association;
     let Link::Up(endpoint) = &a.standby.link else {
-        app.nudge.nudge(a.id);
+        app.nudge.nudge(a.id).await;
         return Err(Failure::unavailable(format!(
             "the standby of GPU {} is being started for the download; ask again in a few seconds",
             a.gpu

@@ -167,7 +167,7 @@ impl App {
             Err(error) => return Err(error.into()),
         }
         info!(gpu.id = %gpu, standby.name = %association.standby.name, reason = placement.explanation, "a new association");
-        self.nudge.nudge(association.id);
+        self.nudge.nudge(association.id).await;
         let reason = format!("a standby is being made; {}", placement.explanation);
         Ok(HookAnswer {
             result: "accepted",

@@ -118,7 +118,7 @@ async fn tell(app: &App, notification: &Notification) -> Result<(), Failure> {
     };
     app.apply(known.id, &event).await?;
     // Even when the words changed nothing, they are a hint to look now.
-    app.nudge.nudge(known.id);
+    app.nudge.nudge(known.id).await;
     Ok(())
 }
 

@@ -1,0 +1,155 @@
+//! The real world behind the ports, from settings: Vast, Compute Engine, SSH, and whichever store the caller brings.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::adapters::compute::{ComputeEngine, ComputeSettings};
+use crate::adapters::google::TokenSource;
+use crate::adapters::ssh::{OperatorKeyError, RunAs, SshAgents, SshSettings, SshSetupError, operator_key};
+use crate::adapters::vast::{VastGpus, VastSettings};
+use crate::config::Config;
+use crate::ports::{AssociationStore, Clock, ProviderError};
+use crate::pulse::Pulses;
+use crate::reconcile::{ReconcileSettings, World};
+
+/// What a standby runs at every start: formats and mounts its data disk, installs rsync.
+const STARTUP_SCRIPT: &str = include_str!("../../../infra/standby-startup.sh");
+
+/// What differs between one local process and a function.
+pub struct Surroundings {
+    /// Where associations live.
+    pub store: Arc<dyn AssociationStore>,
+    /// Who gives access to Google Cloud.
+    pub tokens: Arc<dyn TokenSource>,
+    /// What the agents said last.
+    pub pulses: Arc<Pulses>,
+}
+
+/// Why the world cannot be set up. Nothing was called.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The operator's key.
+    #[error("the operator key cannot be used")]
+    OperatorKey(#[source] Box<OperatorKeyError>),
+    /// A file that the settings name.
+    #[error("cannot read {path}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no agent to push.
+    #[error("there is no agent at {0}; build it with `make build`, or name it in agent_binary")]
+    NoAgent(PathBuf),
+    /// A provider's client.
+    #[error("a provider's client cannot be set up")]
+    Provider(#[from] ProviderError),
+    /// The SSH side.
+    #[error("SSH to the standbys cannot be set up")]
+    Ssh(#[from] SshSetupError),
+}
+
+/// Connects the ports to the real things; calls nobody yet.
+///
+/// # Errors
+/// When a file is missing or a setting does not fit; nothing was called.
+pub fn world(config: &Config, around: Surroundings) -> Result<World, SetupError> {
+    let key = match &config.machines.operator_key {
+        Some(path) => path.clone(),
+        None => config.state_dir.join("operator_ed25519"),
+    };
+    let public_key = operator_key(&key).map_err(|error| SetupError::OperatorKey(Box::new(error)))?;
+    let vast = VastSettings {
+        base_url: config.vast.url.clone(),
+        pace: f64::from(config.vast.pace_percent) / 100.0,
+        ..VastSettings::new(config.vast.api_key.clone())
+    };
+    let compute = compute_settings(config, public_key)?;
+    let ssh = SshSettings {
+        user: config.machines.standby_user.clone(),
+        run_as: if config.machines.standby_sudo {
+            RunAs::Root
+        } else {
+            RunAs::Login
+        },
+        ..SshSettings::new(
+            key,
+            agent_binary(config.machines.agent_binary.as_deref())?,
+            config.machines.standby_data_dir.clone(),
+        )
+    };
+    Ok(World {
+        store: around.store,
+        gpus: Arc::new(VastGpus::new(vast)?),
+        standbys: Arc::new(ComputeEngine::new(compute, around.tokens)?),
+        agents: Arc::new(SshAgents::new(ssh)?),
+        clock: Arc::new(SystemClock),
+        pulses: around.pulses,
+    })
+}
+
+/// How the reconciler behaves with these settings.
+#[must_use]
+pub fn reconcile_settings(config: &Config) -> ReconcileSettings {
+    ReconcileSettings {
+        deployment: config.deployment.clone(),
+        gpu_user: config.machines.gpu_user.clone(),
+        // Half a beat: a short pass is reported by the beat that started it, a long one by a later beat.
+        pass_wait: config.beat / 2,
+        agent_limit: config.beat / 2 + Duration::from_secs(30),
+    }
+}
+
+fn compute_settings(config: &Config, public_key: String) -> Result<ComputeSettings, SetupError> {
+    let startup_script = match &config.machines.startup_script {
+        Some(path) => std::fs::read_to_string(path).map_err(|source| SetupError::File {
+            path: path.clone(),
+            source,
+        })?,
+        None => STARTUP_SCRIPT.to_owned(),
+    };
+    // A beat must not wait long for an order; what it does not see now, the next one sees.
+    let operation_wait = (config.beat / 2).min(Duration::from_secs(20));
+    Ok(ComputeSettings {
+        base_url: format!("{}/compute/v1/", config.gcp.url.trim_end_matches('/')),
+        network: config.gcp.network.clone(),
+        ssh_port: config.machines.standby_ssh_port,
+        ssh_user: config.machines.standby_user.clone(),
+        startup_script: Some(startup_script),
+        operation_wait,
+        poll_every: (operation_wait / 10).min(Duration::from_secs(1)),
+        ..ComputeSettings::new(config.gcp.project.clone(), config.deployment.clone(), public_key)
+    })
+}
+
+fn agent_binary(given: Option<&Path>) -> Result<PathBuf, SetupError> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    let here = std::env::current_exe().map_err(|source| SetupError::File {
+        path: "the path of this program".into(),
+        source,
+    })?;
+    let beside = here.with_file_name("warmspare-agent");
+    if beside.is_file() {
+        Ok(beside)
+    } else {
+        Err(SetupError::NoAgent(beside))
+    }
+}
+
+/// This machine's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> warmspare_domain::units::Timestamp {
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        warmspare_domain::units::Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+}
