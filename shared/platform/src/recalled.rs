@@ -4,10 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use warmspare_domain::association::{Association, Phase};
 use warmspare_domain::ids::AssociationId;
 
 use crate::ports::{AssociationStore, StoreError, Version, Versioned};
+use crate::report;
+
+/// Reads under way at the same time: a bucket starts at some 5,000 a second, a function has seconds.
+const READS_AT_ONCE: usize = 64;
 
 /// Reads through, but answers from memory what a listing just said is still that version.
 ///
@@ -39,12 +45,46 @@ impl Recalled {
         self.locked().listed.extend(versions);
     }
 
-    /// What was read at this version before, whatever its phase.
-    #[must_use]
-    pub fn at(&self, id: AssociationId, version: &Version) -> Option<Association> {
-        let memory = self.locked();
-        let read = memory.read.get(&id).filter(|read| read.version == *version)?;
-        Some(read.association.clone())
+    /// Every association with its version; only what changed is read. One that cannot be read is reported and left out.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn all(&self) -> Result<Vec<Versioned>, StoreError> {
+        let (mut all, mut reads) = (Vec::new(), JoinSet::new());
+        let slots = Arc::new(Semaphore::new(READS_AT_ONCE));
+        for (id, version) in self.store.list().await? {
+            let known = self
+                .locked()
+                .read
+                .get(&id)
+                .filter(|read| read.version == version)
+                .cloned();
+            let Some(known) = known else {
+                let (store, slots) = (Arc::clone(&self.store), Arc::clone(&slots));
+                reads.spawn(async move {
+                    let _slot = slots.acquire().await;
+                    (id, store.get(id).await)
+                });
+                continue;
+            };
+            all.push(known);
+        }
+        while let Some(read) = reads.join_next().await {
+            match read {
+                Ok((id, Ok(Some(read)))) => {
+                    self.locked().read.insert(id, read.clone());
+                    all.push(read);
+                }
+                Ok((_, Ok(None))) => {}
+                Ok((id, Err(error @ StoreError::Corrupt { .. }))) => {
+                    tracing::error!(gpu.id = %id, error = report::chain(&error), "an association cannot be read; its standby is left alone");
+                }
+                Ok((_, Err(error))) => return Err(error),
+                Err(panicked) => return Err(StoreError::Unavailable(panicked.into())),
+            }
+        }
+        all.sort_unstable_by_key(|read| read.association.id);
+        Ok(all)
     }
 
     fn recall(&self, id: AssociationId) -> Option<Versioned> {
@@ -177,6 +217,23 @@ mod tests {
         let elsewhere = counting.update(&association, &version).await.unwrap();
         let (reads, read) = beat(&recalled, &counting).await;
         assert_eq!((reads, read.version), (1, elsewhere), "it changed again");
+    }
+
+    #[tokio::test]
+    async fn everything_is_read_once_and_then_only_what_changed() {
+        let counting = Arc::new(Counting::default());
+        let recalled = Recalled::over(Arc::clone(&counting) as Arc<dyn AssociationStore>);
+        for contract in 1..=20 {
+            counting.create(&fixture(contract)).await.unwrap();
+        }
+        let reads = || counting.reads.load(Ordering::SeqCst);
+        assert_eq!((recalled.all().await.unwrap().len(), reads()), (20, 20));
+        assert_eq!((recalled.all().await.unwrap().len(), reads()), (20, 20));
+        let read = counting.store.get(fixture(3).id).await.unwrap().unwrap();
+        counting.update(&read.association, &read.version).await.unwrap();
+        let all = recalled.all().await.unwrap();
+        assert_eq!((all.len(), reads()), (20, 21));
+        assert!(all.is_sorted_by_key(|read| read.association.id));
     }
 
     #[tokio::test]

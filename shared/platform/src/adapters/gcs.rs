@@ -8,6 +8,7 @@
 //! The bucket is private, so that reads and listings are strongly consistent; about one write a second to one object. Source:
 //! `reference/google/storage.md` §1, 2026-11.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use google_cloud_wkt::Timestamp as WireTime;
 use http::{Extensions, HeaderMap, HeaderValue};
 use reqwest::Method;
 use secrecy::ExposeSecret;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use warmspare_domain::association::Phase;
 use warmspare_domain::ids::AssociationId;
@@ -31,6 +32,7 @@ use super::google::{TokenError, TokenSource};
 use super::http::Http;
 use crate::associations::{Associations, Objects, Precondition};
 use crate::ports::{ProviderError, StoreError, Version};
+use crate::pulse::Pulse;
 use crate::wire::Stored;
 
 /// Google's own endpoint.
@@ -53,32 +55,18 @@ pub struct GcsSettings {
     pub bucket: String,
 }
 
-/// Associations in a bucket.
-pub type GcsAssociations = Associations<GcsObjects>;
-
-/// Objects in a bucket.
-pub struct GcsObjects {
+/// A bucket, and the clients that reach it.
+#[derive(Clone)]
+struct Bucket {
     client: Storage,
     /// Listing over the JSON API: Google's crate lists over gRPC only, which would be a second protocol to reach, to permit and to test.
     http: Http,
     tokens: Arc<dyn TokenSource>,
-    bucket: String,
+    name: String,
 }
 
-impl fmt::Debug for GcsObjects {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GcsObjects")
-            .field("bucket", &self.bucket)
-            .finish_non_exhaustive()
-    }
-}
-
-impl GcsObjects {
-    /// Sets up the clients; calls nobody yet.
-    ///
-    /// # Errors
-    /// [`ProviderError::Invalid`] when the endpoint is not an address that may carry credentials.
-    pub async fn new(settings: GcsSettings, tokens: Arc<dyn TokenSource>) -> Result<Self, ProviderError> {
+impl Bucket {
+    async fn new(settings: GcsSettings, tokens: Arc<dyn TokenSource>) -> Result<Self, ProviderError> {
         let http = Http::new("Cloud Storage", &settings.endpoint, CALL_LIMIT)?;
         let client = Storage::builder()
             .with_endpoint(settings.endpoint)
@@ -93,13 +81,31 @@ impl GcsObjects {
             client,
             http,
             tokens,
-            bucket: settings.bucket,
+            name: settings.bucket,
         })
     }
 
-    async fn fetch(&self, id: AssociationId) -> Result<Option<(Vec<u8>, i64)>, google_cloud_storage::Error> {
-        let reading = self.client.read_object(self.resource(), object_name(id)).send();
-        let mut response = match reading.await {
+    fn resource(&self) -> String {
+        format!("projects/_/buckets/{}", self.name)
+    }
+
+    fn unavailable(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
+        StoreError::Unavailable(Box::new(AtBucket {
+            bucket: self.name.clone(),
+            source: error.into(),
+        }))
+    }
+
+    /// Content and generation of an object; `None` when there is none.
+    async fn read(&self, name: String) -> Result<Option<(Vec<u8>, i64)>, StoreError> {
+        match tokio::time::timeout(CALL_LIMIT, self.fetch(name)).await {
+            Ok(fetched) => fetched.map_err(|error| self.unavailable(error)),
+            Err(late) => Err(self.unavailable(late)),
+        }
+    }
+
+    async fn fetch(&self, name: String) -> Result<Option<(Vec<u8>, i64)>, google_cloud_storage::Error> {
+        let mut response = match self.client.read_object(self.resource(), name).send().await {
             Err(error) if error.http_status_code() == Some(404) => return Ok(None),
             other => other?,
         };
@@ -111,41 +117,138 @@ impl GcsObjects {
         Ok(Some((bytes, generation)))
     }
 
-    fn resource(&self) -> String {
-        format!("projects/_/buckets/{}", self.bucket)
+    fn writing(&self, name: String, bytes: Vec<u8>) -> Writing {
+        self.client
+            .write_object(self.resource(), name, axum::body::Bytes::from(bytes))
+            .set_content_type("application/json")
+            .set_cache_control("no-store")
     }
 
-    fn unavailable(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
-        StoreError::Unavailable(Box::new(AtBucket {
-            bucket: self.bucket.clone(),
-            source: error.into(),
-        }))
+    /// Names and generations of the objects below a prefix.
+    async fn list(&self, prefix: &str) -> Result<Vec<Item>, StoreError> {
+        let mut listed = Vec::new();
+        let mut next: Option<String> = None;
+        loop {
+            let page = self.page(prefix, next.as_deref()).await?;
+            listed.extend(page.items);
+            next = page.next_page_token;
+            if next.is_none() {
+                return Ok(listed);
+            }
+        }
     }
 
-    async fn page(&self, token: Option<&str>) -> Result<Page, StoreError> {
+    async fn page(&self, prefix: &str, token: Option<&str>) -> Result<Page, StoreError> {
         let secret = self.tokens.token().await.map_err(|error| self.unavailable(error))?;
         let mut request = self
             .http
-            .request(Method::GET, &["storage", "v1", "b", &self.bucket, "o"])
+            .request(Method::GET, &["storage", "v1", "b", &self.name, "o"])
             .query(&[
-                ("prefix", PREFIX),
+                ("prefix", prefix),
                 ("fields", "items(name,generation),nextPageToken"),
                 ("maxResults", "1000"),
             ]);
         if let Some(token) = token {
             request = request.query(&[("pageToken", token)]);
         }
-        let answer = self
-            .http
-            .send(request, &secret)
-            .await
-            .map_err(|lost| self.unavailable(lost.0))?;
+        let sent = self.http.send(request, &secret).await;
+        let answer = sent.map_err(|lost| self.unavailable(lost.0))?;
         if answer.status != 200 {
             let said = super::http::words(&answer.body);
             return Err(self.unavailable(format!("listing answered {}: {said}", answer.status)));
         }
         serde_json::from_str(&answer.body).map_err(|error| self.unavailable(error))
     }
+}
+
+type Writing = google_cloud_storage::builder::storage::WriteObject<google_cloud_storage::streaming_source::BytesSource>;
+
+/// Associations in a bucket.
+pub type GcsAssociations = Associations<GcsObjects>;
+
+/// Objects in a bucket.
+pub struct GcsObjects(Bucket);
+
+impl fmt::Debug for GcsObjects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("GcsObjects").field(&self.0.name).finish()
+    }
+}
+
+impl GcsObjects {
+    /// Sets up the clients; calls nobody yet.
+    ///
+    /// # Errors
+    /// [`ProviderError::Invalid`] when the endpoint is not an address that may carry credentials.
+    pub async fn new(settings: GcsSettings, tokens: Arc<dyn TokenSource>) -> Result<Self, ProviderError> {
+        Bucket::new(settings, tokens).await.map(Self)
+    }
+
+    /// The heartbeats in the same bucket.
+    #[must_use]
+    pub fn heartbeats(&self) -> GcsHeartbeats {
+        GcsHeartbeats(self.0.clone())
+    }
+}
+
+/// What the agents said last, one object per shard. It is no state: the latest wins, and a lost one costs a moment's ignorance.
+pub struct GcsHeartbeats(Bucket);
+
+/// Where the heartbeats lie in the bucket.
+const HEARTBEATS: &str = "heartbeats/";
+
+impl GcsHeartbeats {
+    /// Writes a shard's heartbeat over its last one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when there was no answer.
+    pub async fn write(&self, shard: u32, pulses: &BTreeMap<AssociationId, Pulse>) -> Result<(), StoreError> {
+        let heartbeat = Heartbeat {
+            schema: HEARTBEAT_SCHEMA,
+            pulses: pulses.clone(),
+        };
+        let bytes = serde_json::to_vec(&heartbeat).map_err(|error| self.0.unavailable(error))?;
+        // A plain overwrite on purpose, and once: the next beat writes anyway.
+        let writing = self
+            .0
+            .writing(format!("{HEARTBEATS}{shard}.json"), bytes)
+            .send_buffered();
+        match tokio::time::timeout(CALL_LIMIT, writing).await {
+            Ok(written) => written.map(drop).map_err(|error| self.0.unavailable(error)),
+            Err(late) => Err(self.0.unavailable(late)),
+        }
+    }
+
+    /// What all shards wrote last; of an association that two shards name, the later word.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when there was no answer. A heartbeat that cannot be read is left out.
+    pub async fn read(&self) -> Result<BTreeMap<AssociationId, Pulse>, StoreError> {
+        let mut latest: BTreeMap<AssociationId, Pulse> = BTreeMap::new();
+        for item in self.0.list(HEARTBEATS).await? {
+            let Some((bytes, _)) = self.0.read(item.name).await? else {
+                continue;
+            };
+            let Ok(heartbeat) = serde_json::from_slice::<Heartbeat>(&bytes) else {
+                continue;
+            };
+            for (id, pulse) in heartbeat.pulses {
+                if latest.get(&id).is_none_or(|known| known.at < pulse.at) {
+                    latest.insert(id, pulse);
+                }
+            }
+        }
+        Ok(latest)
+    }
+}
+
+/// The version of a heartbeat object.
+const HEARTBEAT_SCHEMA: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Heartbeat {
+    schema: u32,
+    pulses: BTreeMap<AssociationId, Pulse>,
 }
 
 /// The object of an association. The first two hex digits of a hash spread the names, as the bucket's rate ramps up by name range.
@@ -163,9 +266,7 @@ fn id_in(object_name: &str) -> Option<AssociationId> {
 #[async_trait]
 impl Objects for GcsObjects {
     async fn read(&self, id: AssociationId) -> Result<Option<(Stored, Version)>, StoreError> {
-        let fetched = tokio::time::timeout(CALL_LIMIT, self.fetch(id)).await;
-        let fetched = fetched.map_err(|error| self.unavailable(error))?;
-        let Some((bytes, generation)) = fetched.map_err(|error| self.unavailable(error))? else {
+        let Some((bytes, generation)) = self.0.read(object_name(id)).await? else {
             return Ok(None);
         };
         let stored = Stored::from_bytes(&bytes).map_err(|error| StoreError::Corrupt {
@@ -182,39 +283,28 @@ impl Objects for GcsObjects {
             // A version that no bucket gave out is a version that nothing has.
             Precondition::Is(version) => version.0.parse::<i64>().map_err(|_| StoreError::Conflict(id))?,
         };
-        let bytes = stored.to_bytes().map_err(|error| self.unavailable(error))?;
+        let bytes = stored.to_bytes().map_err(|error| self.0.unavailable(error))?;
         let mut writing = self
-            .client
-            .write_object(self.resource(), object_name(id), axum::body::Bytes::from(bytes))
-            .set_if_generation_match(generation)
-            .set_content_type("application/json")
-            .set_cache_control("no-store");
+            .0
+            .writing(object_name(id), bytes)
+            .set_if_generation_match(generation);
         if let Phase::Released { since, .. } = stored.association.phase {
             writing = writing.set_custom_time(wire_time(since.as_millis()));
         }
         match tokio::time::timeout(CALL_LIMIT, writing.send_buffered()).await {
             Ok(Ok(object)) => Ok(Version(object.generation.to_string())),
             Ok(Err(error)) if error.http_status_code() == Some(412) => Err(StoreError::Conflict(id)),
-            Ok(Err(error)) => Err(self.unavailable(error)),
-            Err(late) => Err(self.unavailable(late)),
+            Ok(Err(error)) => Err(self.0.unavailable(error)),
+            Err(late) => Err(self.0.unavailable(late)),
         }
     }
 
     async fn list(&self) -> Result<Vec<(AssociationId, Version)>, StoreError> {
-        let mut listed = Vec::new();
-        let mut next = None;
-        loop {
-            let page = self.page(next.as_deref()).await?;
-            listed.extend(
-                page.items
-                    .into_iter()
-                    .filter_map(|item| Some((id_in(&item.name)?, Version(item.generation)))),
-            );
-            next = page.next_page_token;
-            if next.is_none() {
-                break;
-            }
-        }
+        let items = self.0.list(PREFIX).await?;
+        let mut listed: Vec<_> = items
+            .into_iter()
+            .filter_map(|item| Some((id_in(&item.name)?, Version(item.generation))))
+            .collect();
         listed.sort_unstable_by_key(|(id, _)| *id);
         Ok(listed)
     }

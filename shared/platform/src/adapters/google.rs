@@ -91,6 +91,18 @@ impl GoogleCredentials {
         Ok(Self(Arc::new(account)))
     }
 
+    /// Takes a service account's key.
+    ///
+    /// # Errors
+    /// [`TokenError::Refused`] when it is none; the key is not quoted.
+    pub fn from_key(json: &SecretString) -> Result<Self, TokenError> {
+        use secrecy::ExposeSecret;
+        let account = CustomServiceAccount::from_json(json.expose_secret());
+        let account =
+            account.map_err(|_| TokenError::Refused("the key is not a service account's in JSON".to_owned()))?;
+        Ok(Self(Arc::new(account)))
+    }
+
     /// Finds credentials as Google's own tools do: `GOOGLE_APPLICATION_CREDENTIALS`, the login of `gcloud auth application-default`,
     /// the VM's own account, `gcloud`.
     ///
@@ -137,6 +149,11 @@ fn token_error(error: &gcp_auth::Error) -> TokenError {
         }
     }
 }
+
+#[cfg(feature = "gcs")]
+mod federated;
+#[cfg(feature = "gcs")]
+pub use federated::Federated;
 
 #[cfg(test)]
 mod tests {
