@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""A metadata server as a Compute Engine machine sees it: metadata.py PORT_FILE LOG REFUSE
+"""A metadata server as a Compute Engine machine sees it: metadata.py PORT_FILE LOG REFUSE KEYS
 
 Writes its port to PORT_FILE and every guest attribute set or removed to LOG. While the file REFUSE exists it refuses guest attributes,
-as it does when an organisation forbids them.
+as it does when an organisation forbids them. The metadata 'ssh-keys' is what the file KEYS holds.
 """
 
 import os
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-PORT_FILE, LOG, REFUSE = sys.argv[1:]
+PORT_FILE, LOG, REFUSE, KEYS = sys.argv[1:]
 ROOT = "/computeMetadata/v1/instance/"
 GUEST = "guest-attributes/"
 
@@ -35,7 +35,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         key = self.key()
         if key == "attributes/ssh-keys":
-            self.answer(200, "standby:ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 standby\nother:ssh-ed25519 AAAA other\n")
+            with open(KEYS, encoding="utf-8") as keys:
+                self.answer(200, keys.read())
         elif key is not None:
             self.answer(404)
 

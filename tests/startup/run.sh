@@ -51,7 +51,7 @@ trap 'exit 130' INT TERM
 # sshd's directory appears here and not on this machine.
 mount -t tmpfs -o mode=0755 none /run
 
-python3 "$here/metadata.py" "$work/port" "$work/attributes" "$work/refuse" 8>&- &
+python3 "$here/metadata.py" "$work/port" "$work/attributes" "$work/refuse" "$work/keys" 8>&- &
 server=$!
 for _ in {1..100}; do [ ! -s "$work/port" ] && sleep 0.1; done
 [ -s "$work/port" ] || { echo "FAILED: the metadata server did not start"; exit 1; }
@@ -77,6 +77,7 @@ new_machine() {
     while mountpoint -q "$work/mnt"; do umount "$work/mnt" || return 1; done
     rm -rf "${space:?}/etc" "$work/attributes" "$work/refuse" "$space/systemctl"
     : >"$work/attributes"
+    printf '%s:ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 key\n' standby other >"$work/keys"
     mkdir -p "$space/etc/ssh/sshd_config.d" "$space/etc/sudoers.d"
     ssh-keygen -q -t ed25519 -N '' -C '' -f "$space/etc/ssh/ssh_host_ed25519_key"
     printf 'HostKey %s\nInclude %s\n' "$space/etc/ssh/ssh_host_ed25519_key" "$space/etc/ssh/sshd_config.d/*.conf" >"$space/etc/ssh/sshd_config"
@@ -105,8 +106,8 @@ skip_test() {
 
 starts() { start "$@" || fail "did not start: $(<"$space/said")"; }
 
-refuses() { # a word that the message must have
-    start && fail "started, but should refuse: $(<"$space/said")"
+refuses() { # a word that the message must have, more environment
+    start "${@:2}" && fail "started, but should refuse: $(<"$space/said")"
     grep -q "FAILED: .*$1" "$space/said" || fail "does not say '$1': $(<"$space/said")"
     is_not_ready
 }
@@ -410,6 +411,25 @@ test_login_may_use_sudo() {
     starts
     same 'standby ALL=(root) NOPASSWD: ALL' "$(<"$space/etc/sudoers.d/warmspare")" "rule"
     same 440 "$(stat -c %a "$space/etc/sudoers.d/warmspare")" "mode"
+    same warmspare "$(cd "$space/etc/sudoers.d" && echo *)" "files"
+}
+
+test_login_that_means_something_to_sudo_is_refused() {
+    local login
+    for login in ALL '%sudo' '#0' 'a,b' 'a b' ''; do
+        echo "$login:ssh-ed25519 AAAA" >"$work/keys"
+        refuses "begins with no login"
+        is_mounted
+        same 0 "$(find "$space/etc/sudoers.d" -type f | wc -l)" "rules for '$login'"
+    done
+}
+
+test_rule_that_visudo_refuses_is_not_in_force() {
+    echo '# former' >"$space/etc/sudoers.d/warmspare"
+    mkdir "$space/programs"
+    ln -s /bin/false "$space/programs/visudo"
+    refuses "visudo refuses" "PATH=$space/programs:$work/bin:$PATH"
+    same '# former' "$(<"$space/etc/sudoers.d/warmspare")" "rule"
     same warmspare "$(cd "$space/etc/sudoers.d" && echo *)" "files"
 }
 
