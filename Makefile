@@ -3,10 +3,10 @@
 CARGO ?= cargo
 PROGRAMS := -p warmspare -p warmspare-agent
 
-.PHONY: help setup build release demo demo-fast test test-long explore lint deny
+.PHONY: help setup build release demo demo-fast test test-startup test-long explore lint deny
 
 help: ## Say what there is to make
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: ## Install the Debian packages that demo and tests need (as root), or say what is missing
 	@./tests/setup.sh
@@ -26,9 +26,14 @@ demo-fast: build ## The same within a minute
 
 test: build ## Run every test but the long ones
 	$(CARGO) test --locked --workspace
+	./tests/startup/run.sh
+
+test-startup: setup ## Run the standby's start-up script on loop devices (as root; skipped otherwise)
+	@./tests/startup/run.sh
 
 test-long: build ## Run the long tests as well: 1 GiB restores, more kills
 	$(CARGO) test --locked --workspace -- --include-ignored
+	./tests/startup/run.sh
 
 explore: ## Explore the rules exhaustively and print the counts
 	$(CARGO) test --locked -p warmspare-domain --test explore -- --nocapture

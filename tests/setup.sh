@@ -17,7 +17,13 @@ need sshd openssh-server
 need openssl openssl
 need setfattr attr
 need cc build-essential
-[ "$(id -u)" -ne 0 ] || need mkfs.btrfs btrfs-progs
+if [ "$(id -u)" -eq 0 ]; then # what mounts disks runs as root only
+    need mkfs.btrfs btrfs-progs
+    need mkfs.ext4 e2fsprogs
+    need visudo sudo
+    need curl curl
+    need python3 python3
+fi
 
 if [ -n "$missing" ]; then
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
