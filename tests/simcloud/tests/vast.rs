@@ -284,6 +284,28 @@ async fn search_coerces_numbers_and_knows_no_cpu_machines() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn search_compares_driver_versions_as_numbers_and_knows_every_published_filter() {
+    let rig = Rig::start().await;
+    let found = async |query: Value| {
+        let (status, found) = rig.vast("POST", "v0/bundles/", query).await;
+        assert_eq!(status, 200, "{found}");
+        found["offers"].as_array().unwrap().len()
+    };
+    assert!(found(json!({"driver_version": {"gte": 560_020_000}})).await > 0);
+    assert!(found(json!({"driver_version": {"eq": "560035003"}})).await > 0);
+    assert_eq!(found(json!({"driver_version": {"gte": 560_040_000}})).await, 0);
+    for published in [
+        "gpu_max_power",
+        "gpu_max_temp",
+        "mobo_name",
+        "os_version",
+        "ubuntu_version",
+    ] {
+        assert!(found(json!({published: {"neq": "0"}})).await > 0, "{published}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_attached_key_works_after_a_while_and_a_detached_one_no_more() {
     let rig = Rig::start().await;
     let (_, made) = rig.vast("PUT", "v0/asks/9000/", json!({"image": "x"})).await;
