@@ -108,6 +108,12 @@ async fn a_raised_bid_wins_the_gpu_back_and_a_lowered_one_loses_it_silently() {
         (status, &refused["msg"]),
         (400, &json!("Can't change price of on-demand contract."))
     );
+    for out_of_range in [0.0, 33.0] {
+        let (status, refused) = rig
+            .vast("PUT", &format!("v0/instances/bid_price/{id}/"), bid(out_of_range))
+            .await;
+        assert_eq!((status, &refused["error"]), (400, &json!("invalid_args")));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -327,6 +333,54 @@ async fn an_attached_key_works_after_a_while_and_a_detached_one_no_more() {
     rig.vast("DELETE", &format!("{path}{}/", keys[0]["id"]), Value::Null)
         .await;
     assert!(!rig.ssh(at, "true").status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn account_keys_have_the_published_shape() {
+    let rig = Rig::start().await;
+    let text = rig.public_key();
+    let (_, made) = rig.vast("POST", "v0/ssh/", json!({"ssh_key": text})).await;
+    let key = &made["key"];
+    assert_eq!((&key["public_key"], &key["key"]), (&json!(text), &Value::Null));
+    let created = key["created_at"].as_str().unwrap();
+    assert!(created.contains('T') && created.ends_with('Z'), "{created}");
+    let (_, listed) = rig.vast("GET", "v0/ssh/", Value::Null).await;
+    assert_eq!(
+        (&listed[0]["key"], &listed[0]["public_key"]),
+        (&json!(text), &Value::Null)
+    );
+    assert_eq!(listed[0]["created_at"], created);
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    for (method, path, body, wanted) in [
+        ("POST", "v0/ssh/", json!({}), (400, "no_ssh_key")),
+        ("DELETE", "v0/ssh/1/", Value::Null, (400, "no_ssh_key")),
+        (
+            "POST",
+            "v0/instances/1/ssh/",
+            json!({"ssh_key": text}),
+            (404, "no_such_instance"),
+        ),
+    ] {
+        let (status, refused) = rig.vast(method, path, body).await;
+        assert_eq!((status, refused["error"].as_str().unwrap()), wanted, "{method} {path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_verb_has_its_own_word_for_an_unknown_instance() {
+    let rig = Rig::start().await;
+    for (method, path, wanted) in [
+        ("PUT", "v0/instances/1/", (404, "no_such_instance")),
+        ("DELETE", "v0/instances/1/", (404, "no_such_instance")),
+        ("PUT", "v0/instances/bid_price/1/", (404, "no_such_instance")),
+        ("PUT", "v0/instances/reboot/1/", (200, "invalid_id")),
+        ("PUT", "v0/instances/recycle/1/", (400, "invalid_id")),
+        ("PUT", "v0/instances/request_logs/1/", (404, "invalid_id")),
+    ] {
+        let body = json!({"state": "running", "client_id": "me", "price": 0.3});
+        let (status, refused) = rig.vast(method, path, body).await;
+        assert_eq!((status, refused["error"].as_str().unwrap()), wanted, "{method} {path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -200,7 +200,7 @@ pub(super) fn reboot(world: &Arc<World>, id: u64) -> Reply {
 /// The container is made anew: its files are gone and its host key is another.
 pub(crate) fn recycle(world: &Arc<World>, id: u64) -> Reply {
     let Some(change) = command(world, id) else {
-        return unknown_to_reboot();
+        return error(400, "invalid_id", "Invalid instance id.");
     };
     alter(world, id, |instance| {
         (instance.actual, instance.ports_listed) = (Some("recycling"), false)
