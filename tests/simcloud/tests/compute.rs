@@ -28,6 +28,12 @@ async fn a_capacity_error_shows_only_in_the_operation_and_leaves_nothing() {
     let done = rig.operation(&operation).await;
     let error = &done["error"]["errors"][0];
     assert_eq!(error["code"], "ZONE_RESOURCE_POOL_EXHAUSTED");
+    assert_eq!(
+        error["errorDetails"][0]["errorInfo"]["metadatas"]["vmType"],
+        "e2-medium"
+    );
+    let zone = format!("'projects/sim-project/zones/{ZONE}'");
+    assert!(error["message"].as_str().unwrap().contains(&zone), "{error}");
     assert!(
         error["errorDetails"][0]["errorInfo"]["metadatas"]["zonesAvailable"]
             .as_str()
