@@ -107,6 +107,15 @@ def read_announcement(process):
     return said
 
 
+@pytest.fixture(autouse=True)
+def nothing_leaves_this_machine(monkeypatch):
+    """A client that turns to its real provider meets a proxy on which nobody listens."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+
+
 @pytest.fixture
 def cloud(tmp_path):
     """A simulated cloud of the test's own, in a directory of its own."""

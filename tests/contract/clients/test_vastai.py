@@ -39,6 +39,7 @@ class Vastai:
             "VAST_URL": cloud.url,
             "VAST_API_KEY": cloud.vast_api_key,
             "VASTAI_NO_UPDATE_CHECK": "1",
+            "HTTPS_PROXY": os.environ["HTTPS_PROXY"],
             "NO_PROXY": "127.0.0.1",
             "COLUMNS": "300",
             "NO_COLOR": "1",
