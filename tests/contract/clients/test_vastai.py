@@ -293,6 +293,8 @@ def test_a_start_without_a_free_gpu_is_refused_with_status_200(vastai, cloud):
     assert row["intended_status"] == "stopped" and row["is_bid"] and row["status_msg"].startswith("success, running")
     refused = vastai.said("start", "instance", gpu).strip()
     assert refused == "Required resources are currently unavailable, state change queued."
+    vastai.said("reboot", "instance", gpu)
+    vastai.wait_for(gpu, actual_status="exited", intended_status="stopped")
     cloud.control("POST", f"gpus/{gpu}/outbid-clears", {})
     vastai.wait_for(gpu, actual_status="running")
 

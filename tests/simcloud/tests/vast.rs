@@ -473,6 +473,21 @@ async fn a_recycled_gpu_is_empty_and_has_another_host_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reboot_does_not_win_back_a_gpu_that_another_tenant_has() {
+    let rig = Rig::start().await;
+    let (id, at) = rig.gpu("gpu-a").await;
+    rig.sim.knobs().outbid(id, Some(10.0)).unwrap();
+    rig.gpu_status(id, "exited").await;
+    let (_, answer) = rig.vast("PUT", &format!("v0/instances/reboot/{id}/"), json!({})).await;
+    assert_eq!(answer["success"], true);
+    assert_eq!(rig.row(id).await["actual_status"], "rebooting");
+    rig.gpu_status(id, "exited").await;
+    assert!(!rig.ssh(at, "true").status.success());
+    rig.sim.knobs().outbid_clears(id).unwrap();
+    rig.gpu_address(id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn empty_credit_stops_every_gpu_and_refuses_starts_and_rentals() {
     let rig = Rig::start().await;
     let mailbox = Mailbox::open(&[]).await;
