@@ -3,10 +3,10 @@
 CARGO ?= cargo
 PROGRAMS := -p warmspare -p warmspare-agent
 
-.PHONY: help setup build release demo demo-fast test test-startup test-long explore lint deny
+.PHONY: help setup build release demo demo-fast test test-startup test-long explore contract-clients contract-functions lint deny
 
 help: ## Say what there is to make
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 20
 
 setup: ## Install the Debian packages that demo and tests need (as root), or say what is missing
 	@./tests/setup.sh
@@ -37,6 +37,11 @@ test-long: build ## Run the long tests as well: 1 GiB restores, more kills
 
 explore: ## Explore the rules exhaustively and print the counts
 	$(CARGO) test --locked -p warmspare-domain --test explore -- --nocapture
+
+contract-clients: ## Let the providers' own clients drive simcloud (fetches pinned Python packages once)
+	$(CARGO) build --locked -p simcloud
+	./tests/contract/clients/setup.sh
+	./target/contract-clients-venv/bin/python -B -m pytest -q -p no:cacheprovider tests/contract/clients
 
 lint: ## Formatting and lints, warnings denied
 	$(CARGO) fmt --all --check

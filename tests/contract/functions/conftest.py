@@ -103,7 +103,7 @@ class Cloud:
         return gpu
 
     def home(self, gpu):
-        return pathlib.Path(self.facts["SIM_ROOT"]) / "machines" / str(gpu) / "home"
+        return pathlib.Path(self.facts["SIM_ROOT"]) / "machines" / f"gpu-{gpu}" / "home"
 
     def status(self, gpu):
         row = self.vast("GET", f"/api/v0/instances/{gpu}/?owner=me")["instances"]

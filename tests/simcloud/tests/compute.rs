@@ -28,6 +28,12 @@ async fn a_capacity_error_shows_only_in_the_operation_and_leaves_nothing() {
     let done = rig.operation(&operation).await;
     let error = &done["error"]["errors"][0];
     assert_eq!(error["code"], "ZONE_RESOURCE_POOL_EXHAUSTED");
+    assert_eq!(
+        error["errorDetails"][0]["errorInfo"]["metadatas"]["vmType"],
+        "e2-medium"
+    );
+    let zone = format!("'projects/sim-project/zones/{ZONE}'");
+    assert!(error["message"].as_str().unwrap().contains(&zone), "{error}");
     assert!(
         error["errorDetails"][0]["errorInfo"]["metadatas"]["zonesAvailable"]
             .as_str()
@@ -397,4 +403,44 @@ async fn a_service_account_file_yields_a_token_that_works_and_a_forged_one_does_
             .is_err(),
         "signed by another key"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assertion_may_name_googles_own_token_endpoint_but_no_strangers() {
+    use base64::Engine as _;
+    let rig = Rig::start().await;
+    let file = rig.file("account.json");
+    rig.sim.write_service_account(&file).unwrap();
+    let account: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let (key, message) = (rig.file("account.pem"), rig.file("claims.txt"));
+    std::fs::write(&key, account["private_key"].as_str().unwrap()).unwrap();
+    let encoded = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let signed = |claims: &Value| {
+        let header = encoded(br#"{"alg":"RS256","typ":"JWT"}"#);
+        let text = format!("{header}.{}", encoded(claims.to_string().as_bytes()));
+        std::fs::write(&message, &text).unwrap();
+        let mut sign = std::process::Command::new("openssl");
+        let done = sign
+            .args(["dgst", "-sha256", "-sign"])
+            .arg(&key)
+            .arg(&message)
+            .output()
+            .unwrap();
+        assert!(done.status.success());
+        format!("{text}.{}", encoded(&done.stdout))
+    };
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let end = since_1970.unwrap().as_secs() + 3_600;
+    for (audience, status) in [
+        ("https://oauth2.googleapis.com/token", 200),
+        (rig.sim.token_uri().as_str(), 200),
+        ("https://oauth2.example.com/token", 400),
+    ] {
+        let scope = "https://www.googleapis.com/auth/compute";
+        let claims = json!({"iss": account["client_email"], "aud": audience, "scope": scope, "exp": end});
+        let grant = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
+        let body = format!("{grant}&assertion={}", signed(&claims));
+        let answer = rig.client.post(rig.sim.token_uri()).body(body).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{audience}");
+    }
 }

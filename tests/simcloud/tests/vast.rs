@@ -108,6 +108,12 @@ async fn a_raised_bid_wins_the_gpu_back_and_a_lowered_one_loses_it_silently() {
         (status, &refused["msg"]),
         (400, &json!("Can't change price of on-demand contract."))
     );
+    for out_of_range in [0.0, 33.0] {
+        let (status, refused) = rig
+            .vast("PUT", &format!("v0/instances/bid_price/{id}/"), bid(out_of_range))
+            .await;
+        assert_eq!((status, &refused["error"]), (400, &json!("invalid_args")));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,6 +290,28 @@ async fn search_coerces_numbers_and_knows_no_cpu_machines() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn search_compares_driver_versions_as_numbers_and_knows_every_published_filter() {
+    let rig = Rig::start().await;
+    let found = async |query: Value| {
+        let (status, found) = rig.vast("POST", "v0/bundles/", query).await;
+        assert_eq!(status, 200, "{found}");
+        found["offers"].as_array().unwrap().len()
+    };
+    assert!(found(json!({"driver_version": {"gte": 560_020_000}})).await > 0);
+    assert!(found(json!({"driver_version": {"eq": "560035003"}})).await > 0);
+    assert_eq!(found(json!({"driver_version": {"gte": 560_040_000}})).await, 0);
+    for published in [
+        "gpu_max_power",
+        "gpu_max_temp",
+        "mobo_name",
+        "os_version",
+        "ubuntu_version",
+    ] {
+        assert!(found(json!({published: {"neq": "0"}})).await > 0, "{published}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_attached_key_works_after_a_while_and_a_detached_one_no_more() {
     let rig = Rig::start().await;
     let (_, made) = rig.vast("PUT", "v0/asks/9000/", json!({"image": "x"})).await;
@@ -305,6 +333,54 @@ async fn an_attached_key_works_after_a_while_and_a_detached_one_no_more() {
     rig.vast("DELETE", &format!("{path}{}/", keys[0]["id"]), Value::Null)
         .await;
     assert!(!rig.ssh(at, "true").status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn account_keys_have_the_published_shape() {
+    let rig = Rig::start().await;
+    let text = rig.public_key();
+    let (_, made) = rig.vast("POST", "v0/ssh/", json!({"ssh_key": text})).await;
+    let key = &made["key"];
+    assert_eq!((&key["public_key"], &key["key"]), (&json!(text), &Value::Null));
+    let created = key["created_at"].as_str().unwrap();
+    assert!(created.contains('T') && created.ends_with('Z'), "{created}");
+    let (_, listed) = rig.vast("GET", "v0/ssh/", Value::Null).await;
+    assert_eq!(
+        (&listed[0]["key"], &listed[0]["public_key"]),
+        (&json!(text), &Value::Null)
+    );
+    assert_eq!(listed[0]["created_at"], created);
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    for (method, path, body, wanted) in [
+        ("POST", "v0/ssh/", json!({}), (400, "no_ssh_key")),
+        ("DELETE", "v0/ssh/1/", Value::Null, (400, "no_ssh_key")),
+        (
+            "POST",
+            "v0/instances/1/ssh/",
+            json!({"ssh_key": text}),
+            (404, "no_such_instance"),
+        ),
+    ] {
+        let (status, refused) = rig.vast(method, path, body).await;
+        assert_eq!((status, refused["error"].as_str().unwrap()), wanted, "{method} {path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_verb_has_its_own_word_for_an_unknown_instance() {
+    let rig = Rig::start().await;
+    for (method, path, wanted) in [
+        ("PUT", "v0/instances/1/", (404, "no_such_instance")),
+        ("DELETE", "v0/instances/1/", (404, "no_such_instance")),
+        ("PUT", "v0/instances/bid_price/1/", (404, "no_such_instance")),
+        ("PUT", "v0/instances/reboot/1/", (200, "invalid_id")),
+        ("PUT", "v0/instances/recycle/1/", (400, "invalid_id")),
+        ("PUT", "v0/instances/request_logs/1/", (404, "invalid_id")),
+    ] {
+        let body = json!({"state": "running", "client_id": "me", "price": 0.3});
+        let (status, refused) = rig.vast(method, path, body).await;
+        assert_eq!((status, refused["error"].as_str().unwrap()), wanted, "{method} {path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -394,6 +470,21 @@ async fn a_recycled_gpu_is_empty_and_has_another_host_key() {
     let again = rig.gpu_address(id).await;
     assert_eq!(rig.ssh_text(again, "ls workspace | wc -l"), "0");
     assert_ne!(rig.sim.host_key(&id.to_string()).unwrap(), key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reboot_does_not_win_back_a_gpu_that_another_tenant_has() {
+    let rig = Rig::start().await;
+    let (id, at) = rig.gpu("gpu-a").await;
+    rig.sim.knobs().outbid(id, Some(10.0)).unwrap();
+    rig.gpu_status(id, "exited").await;
+    let (_, answer) = rig.vast("PUT", &format!("v0/instances/reboot/{id}/"), json!({})).await;
+    assert_eq!(answer["success"], true);
+    assert_eq!(rig.row(id).await["actual_status"], "rebooting");
+    rig.gpu_status(id, "exited").await;
+    assert!(!rig.ssh(at, "true").status.success());
+    rig.sim.knobs().outbid_clears(id).unwrap();
+    rig.gpu_address(id).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

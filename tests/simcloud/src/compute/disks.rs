@@ -302,7 +302,7 @@ fn set_labels(world: &Arc<World>, call: &Call, place: &Place) -> Outcome {
         .get(place)
         .map(|disk| disk.label_fingerprint.clone());
     if body["labelFingerprint"].as_str() != current.as_deref() {
-        return Err(filter::stale());
+        return Err(filter::stale_labels());
     }
     let target = place.clone();
     short(world, place, "setLabels", move |world| {

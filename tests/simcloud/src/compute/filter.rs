@@ -209,11 +209,20 @@ pub(super) fn aggregated(
     Ok(Reply::ok(body))
 }
 
-/// The error of a stale or missing fingerprint.
-pub(super) fn stale() -> Reply {
+/// The error of a stale or missing fingerprint of the metadata.
+pub(super) fn stale_metadata() -> Reply {
     error(
         412,
         "conditionNotMet",
         "Supplied fingerprint does not match current metadata fingerprint.",
+    )
+}
+
+/// The error of a stale or missing fingerprint of the labels.
+pub(super) fn stale_labels() -> Reply {
+    error(
+        412,
+        "conditionNotMet",
+        "Labels fingerprint either invalid or resource labels have changed",
     )
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::instances::{Vm, missing};
 use super::operations::{self, Failure, Target};
-use super::{Outcome, Place, catalogue, disks, error};
+use super::{Compute, Outcome, Place, catalogue, disks, error};
 use crate::http::Reply;
 use crate::machine::MachineError;
 use crate::sshd::{self, ForcedCommand};
@@ -91,10 +91,11 @@ pub(super) fn check_immediate_quota(world: &World, zone: &str) -> Result<(), Rep
     Ok(())
 }
 
-fn shortage(world: &World, zone: &str, starting: Starting) -> Option<Failure> {
+fn shortage(world: &World, place: &Place, starting: Starting) -> Option<Failure> {
+    let zone = &place.0;
     let state = world.state();
     if state.compute.exhausted.contains(zone) {
-        return Some(exhausted(&state.compute.exhausted, zone));
+        return Some(exhausted(&world.options.project, &state.compute, place));
     }
     let new = starting == Starting::New;
     (new && state.compute.quota == Some(QuotaRefusal::InOperation)).then(|| quota_exceeded(zone))
@@ -106,16 +107,18 @@ enum Starting {
     Stopped,
 }
 
-fn exhausted(exhausted: &std::collections::BTreeSet<String>, zone: &str) -> Failure {
+fn exhausted(project: &str, compute: &Compute, place: &Place) -> Failure {
+    let zone = &place.0;
+    let kind = compute.instances.get(place).map(|vm| vm.machine_type.as_str());
     let region = catalogue::region_of(zone);
     let others: Vec<&str> = catalogue::zones()
-        .filter(|other| catalogue::region_of(other) == region && !exhausted.contains(*other))
+        .filter(|other| catalogue::region_of(other) == region && !compute.exhausted.contains(*other))
         .collect();
-    let metadatas = json!({"vmType": "e2-medium", "zone": zone, "zonesAvailable": others.join(","), "attachment": ""});
+    let metadatas = json!({"vmType": kind, "zone": zone, "zonesAvailable": others.join(","), "attachment": ""});
     Failure {
         code: "ZONE_RESOURCE_POOL_EXHAUSTED",
         message: format!(
-            "The zone 'projects/sim/zones/{zone}' does not have enough resources available to fulfill the request. Try a different zone, or try again later."
+            "The zone 'projects/{project}/zones/{zone}' does not have enough resources available to fulfill the request. Try a different zone, or try again later."
         ),
         details: json!([{"errorInfo": {"reason": "resource_availability", "domain": "compute.googleapis.com", "metadatas": metadatas}},
             {"localizedMessage": {"locale": "en-US", "message": "A VM instance is currently unavailable in the zone. Consider trying your request in other zones."}}]),
@@ -148,7 +151,7 @@ pub(super) fn run_insert(world: &Arc<World>, place: &Place, operation: Place, ne
         });
     });
     operations::run(world, operation, seconds, move |world| {
-        if let Some(failure) = shortage(world, &target.0, Starting::New) {
+        if let Some(failure) = shortage(world, &target, Starting::New) {
             if is_current(world, &target, change) {
                 discard(world, &target, &new_disks);
             }
@@ -242,7 +245,7 @@ pub(super) fn start(world: &Arc<World>, place: &Place) -> Outcome {
         });
     });
     operate(world, place, "start", seconds, move |world| {
-        if let Some(failure) = shortage(world, &target.0, Starting::Stopped) {
+        if let Some(failure) = shortage(world, &target, Starting::Stopped) {
             if is_current(world, &target, change) {
                 alter(world, &target, |vm| vm.status = "TERMINATED");
             }

@@ -22,7 +22,7 @@ pub(super) fn labels(world: &Arc<World>, call: &Call, place: &Place) -> Outcome 
     schema::check_body("InstancesSetLabelsRequest", &body)?;
     let labels = checks::checked_labels(&body["labels"])?;
     if Some(vm(world, place, |vm| vm.label_fingerprint.clone())?.as_str()) != body["labelFingerprint"].as_str() {
-        return Err(filter::stale());
+        return Err(filter::stale_labels());
     }
     lifecycle::short(world, place, "setLabels", move |world, place| {
         let _ = vm(world, place, |vm| {
@@ -38,7 +38,7 @@ pub(super) fn metadata(world: &Arc<World>, call: &Call, place: &Place) -> Outcom
     schema::check_body("Metadata", &body)?;
     checks::check_metadata(&body)?;
     if Some(vm(world, place, |vm| vm.metadata_fingerprint.clone())?.as_str()) != body["fingerprint"].as_str() {
-        return Err(filter::stale());
+        return Err(filter::stale_metadata());
     }
     lifecycle::short(world, place, "setMetadata", move |world, place| {
         let _ = vm(world, place, |vm| {

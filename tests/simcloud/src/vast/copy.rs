@@ -181,7 +181,7 @@ fn inside(home: &Path, path: &str) -> Option<PathBuf> {
 pub(super) fn request_logs(world: &Arc<World>, call: &Call, id: u64) -> Reply {
     let body = call.json().unwrap_or(Value::Null);
     let Some(machine) = lifecycle::alter(world, id, |instance| Arc::clone(&instance.machine)) else {
-        return no_such_instance(id);
+        return Reply::json(404, json!({"error": "invalid_id", "msg": "Invalid instance id."}));
     };
     let text = std::fs::read_to_string(machine.directory().join("exec.log")).unwrap_or_default();
     let tail = body["tail"]

@@ -14,18 +14,28 @@ use crate::world::World;
 pub(crate) struct AccountKey {
     pub(crate) id: u64,
     pub(crate) text: String,
-    created_at: f64,
+    created_at: String,
 }
 
 impl AccountKey {
-    fn row(&self) -> Value {
-        json!({"id": self.id, "user_id": 9, "public_key": self.text, "key": self.text, "created_at": self.created_at, "deleted_at": null})
+    /// The key under the name it has here: `public_key` when it is made, `key` in the list (`openapi.yaml`, 2026-08).
+    fn row(&self, name: &str) -> Value {
+        json!({"id": self.id, "user_id": 9, name: self.text, "created_at": self.created_at, "deleted_at": null})
     }
+}
+
+/// Now, as Vast writes times of keys: `2026-11-23T20:52:19Z`.
+fn written_now() -> String {
+    let form = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+    time::OffsetDateTime::now_utc().format(&form).unwrap_or_default()
 }
 
 fn read_key(call: &Call) -> Result<String, Reply> {
     let body = call.json().unwrap_or(Value::Null);
     let text = body["ssh_key"].as_str().unwrap_or_default().trim().to_owned();
+    if text.is_empty() {
+        return Err(error(400, "no_ssh_key", "No ssh key provided"));
+    }
     let mut words = text.split_whitespace();
     let kind = words.next().unwrap_or_default();
     let known = kind.starts_with("ssh-") || kind.starts_with("ecdsa-") || kind.starts_with("sk-");
@@ -44,7 +54,7 @@ fn read_key(call: &Call) -> Result<String, Reply> {
 pub(super) fn account(world: &Arc<World>, call: &Call, rest: &[&str]) -> Reply {
     let id = rest.first().and_then(|id| id.parse::<u64>().ok());
     match (call.method.as_str(), id) {
-        ("GET", None) => Reply::ok(world.state().vast.keys.iter().map(AccountKey::row).collect()),
+        ("GET", None) => Reply::ok(world.state().vast.keys.iter().map(|key| key.row("key")).collect()),
         ("POST", None) => match read_key(call) {
             Ok(text) => add(world, text),
             Err(refusal) => refusal,
@@ -61,7 +71,7 @@ pub(super) fn account(world: &Arc<World>, call: &Call, rest: &[&str]) -> Reply {
             if found {
                 super::success()
             } else {
-                error(404, "no_such_key", "SSH key not found.")
+                error(400, "no_ssh_key", "No ssh key provided")
             }
         }
         _ => not_found(call),
@@ -76,9 +86,9 @@ fn add(world: &Arc<World>, text: String) -> Reply {
     let key = AccountKey {
         id: state.vast.fresh_id(),
         text,
-        created_at: crate::world::now(),
+        created_at: written_now(),
     };
-    let row = key.row();
+    let row = key.row("public_key");
     state.vast.keys.push(key);
     Reply::ok(json!({"success": true, "key": row}))
 }
@@ -87,9 +97,9 @@ fn replace(world: &Arc<World>, id: u64, text: String) -> Reply {
     match world.state().vast.keys.iter_mut().find(|key| key.id == id) {
         Some(key) => {
             key.text = text;
-            Reply::ok(json!({"success": true, "key": key.row()}))
+            Reply::ok(json!({"success": true, "key": key.row("public_key")}))
         }
-        None => error(404, "no_such_key", "SSH key not found."),
+        None => error(400, "no_ssh_key", "No ssh key provided"),
     }
 }
 
@@ -166,7 +176,7 @@ fn detach(world: &Arc<World>, id: u64, key: &str) -> Reply {
     });
     match found {
         None => no_such_instance(id),
-        Some(false) => error(404, "no_such_key", "SSH key not found on instance."),
+        Some(false) => error(404, "no_such_ssh_key", "SSH key not found on instance."),
         Some(true) => {
             rewrite(world, id);
             Reply::ok(json!({"success": true, "msg": "SSH key removed from instance."}))

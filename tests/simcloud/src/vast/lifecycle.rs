@@ -183,15 +183,13 @@ pub(super) fn reboot(world: &Arc<World>, id: u64) -> Reply {
     let Some(change) = command(world, id) else {
         return unknown_to_reboot();
     };
-    alter(world, id, |instance| {
-        (instance.actual, instance.ports_listed) = (Some("rebooting"), false)
-    });
+    let has_gpu = begin_restart(world, id, "rebooting");
     step(world, id, change, 0.0, move |world| {
         if let Some(machine) = alter(world, id, |instance| Arc::clone(&instance.machine)) {
             machine.stop();
         }
         step(world, id, change, world.options.timing.vast_reboot, move |world| {
-            power_on(world, id, change)
+            end_restart(world, id, change, has_gpu)
         });
     });
     success()
@@ -200,11 +198,9 @@ pub(super) fn reboot(world: &Arc<World>, id: u64) -> Reply {
 /// The container is made anew: its files are gone and its host key is another.
 pub(crate) fn recycle(world: &Arc<World>, id: u64) -> Reply {
     let Some(change) = command(world, id) else {
-        return unknown_to_reboot();
+        return error(400, "invalid_id", "Invalid instance id.");
     };
-    alter(world, id, |instance| {
-        (instance.actual, instance.ports_listed) = (Some("recycling"), false)
-    });
+    let has_gpu = begin_restart(world, id, "recycling");
     step(world, id, change, 0.0, move |world| {
         let Some(machine) = alter(world, id, |instance| Arc::clone(&instance.machine)) else {
             return;
@@ -214,10 +210,31 @@ pub(crate) fn recycle(world: &Arc<World>, id: u64) -> Reply {
             tracing::error!(gpu.id = id, error = %failure, "the container could not be made anew");
         }
         step(world, id, change, world.options.timing.vast_reboot, move |world| {
-            power_on(world, id, change)
+            end_restart(world, id, change, has_gpu)
         });
     });
     success()
+}
+
+/// Shows the restart's word; answers whether the instance has its GPU.
+fn begin_restart(world: &Arc<World>, id: u64, word: &'static str) -> bool {
+    alter(world, id, |instance| {
+        (instance.actual, instance.ports_listed) = (Some(word), false);
+        instance.intended == "running" && !instance.taken
+    })
+    .unwrap_or(false)
+}
+
+/// Vast promises that a restart does not lose the GPU (docs.vast.ai, read 2026-11); here it wins none back either, or it would
+/// be a way around the refused start of a paused instance. What the real one does with a stopped container is not published.
+fn end_restart(world: &Arc<World>, id: u64, change: u64, has_gpu: bool) {
+    if has_gpu {
+        return power_on(world, id, change);
+    }
+    alter(world, id, |instance| {
+        (instance.intended, instance.contract) = ("stopped", "stopped")
+    });
+    power_off(world, id);
 }
 
 fn unknown_to_reboot() -> Reply {

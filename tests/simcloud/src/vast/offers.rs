@@ -70,7 +70,7 @@ impl Offer {
         let Value::Object(mut gpu) = json!({
             "num_gpus": self.num_gpus, "gpu_name": self.gpu_name, "gpu_ram": self.gpu_ram, "gpu_total_ram": self.gpu_ram * self.num_gpus,
             "gpu_arch": "nvidia", "gpu_frac": 1.0, "compute_cap": 890, "cuda_max_good": 12.8, "driver_version": "560.35.03",
-            "dlperf": 80.0, "total_flops": 82.0, "pcie_bw": 24.0, "pci_gen": 4.0, "gpu_mem_bw": 900.0, "gpu_lanes": 16,
+            "driver_vers": 560_035_003, "gpu_max_power": 450.0, "gpu_max_temp": 90.0, "dlperf": 80.0, "total_flops": 82.0, "pcie_bw": 24.0, "pci_gen": 4.0, "gpu_mem_bw": 900.0, "gpu_lanes": 16,
             "gpu_display_active": false, "bw_nvlink": 0.0,
         }) else {
             return Value::Null;
@@ -88,7 +88,7 @@ impl Offer {
             "inet_down": self.inet, "reliability": self.reliability, "reliability2": self.reliability, "geolocation": self.geolocation,
             "direct_port_count": self.direct_ports, "static_ip": self.static_ip, "verification": self.verification,
             "hosting_type": self.hosting_type, "vms_enabled": false, "resource_type": self.resource_type, "external": false,
-            "cluster_id": null, "webpage": null, "hostname": null, "logo": "", "os_version": "22.04",
+            "cluster_id": null, "webpage": null, "hostname": null, "logo": "", "os_version": "22.04", "mobo_name": "ROMED8-2T",
         })
     }
 }
@@ -234,6 +234,9 @@ fn fits(offer: &Offer, row: &Value, query: &Map<String, Value>) -> Result<bool, 
             "geolocation" => json!(offer.country()),
             "verified" => json!(offer.verification == "verified"),
             "datacenter" => json!(offer.hosting_type == 1),
+            "ubuntu_version" => row["os_version"].clone(),
+            // Clients filter by the version as a number, 560.35.03 as 560035003 (vast-api.md §4).
+            "driver_version" => row["driver_vers"].clone(),
             column => row
                 .get(column)
                 .cloned()

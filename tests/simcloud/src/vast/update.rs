@@ -98,9 +98,10 @@ pub(super) fn bid(world: &Arc<World>, call: &Call, id: u64) -> Reply {
     } else {
         body["price"].as_f64()
     };
-    let price = price.filter(|price| (0.001..=128.0).contains(price));
+    // Narrower than the 0.001 to 128 of a rental (`openapi.yaml`, 2026-08).
+    let price = price.filter(|price| (0.001..=32.0).contains(price));
     let Some(price) = price else {
-        return error(400, "invalid_price", "price must be between 0.001 and 128");
+        return error(400, "invalid_args", "Please set a bid price >= 0.001.");
     };
     let (taken, wanted) = lifecycle::alter(world, id, |instance| {
         instance.bid = Some(price);
