@@ -1,6 +1,6 @@
 //! The beat on Lambda: the planner's minute, a tick's work, the sweep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -105,11 +105,11 @@ async fn one(ready: &Ready, message: &SqsMessage) -> anyhow::Result<()> {
         Tick::Slot {
             shard, associations, ..
         } => {
-            let ids: Vec<_> = associations.keys().copied().collect();
+            let ids: BTreeSet<_> = associations.keys().copied().collect();
             ready
                 .recalled
                 .listed(associations.into_iter().map(|(id, version)| (id, Version(version))));
-            let beat = reconciler.beat_all(ids.clone()).await;
+            let beat = reconciler.beat_all(ids.iter().copied().collect()).await;
             tell(ready, shard, &ids, beat).await;
             anyhow::ensure!(
                 beat.failed == 0 || beat.failed < beat.associations,
@@ -121,23 +121,27 @@ async fn one(ready: &Ready, message: &SqsMessage) -> anyhow::Result<()> {
 }
 
 /// One heartbeat object, one metric and one log line for the whole shard.
-async fn tell(ready: &Ready, shard: u32, ids: &[AssociationId], beat: BeatReport) {
+async fn tell(ready: &Ready, shard: u32, ids: &BTreeSet<AssociationId>, beat: BeatReport) {
     let world = ready.app.reconciler.world();
-    let mut pulses = world.pulses.all();
-    pulses.retain(|id, _| ids.contains(id));
+    let heard = world.pulses.all();
+    let pulses = match ready.heartbeats.write(shard, ids, heard.clone()).await {
+        Ok(pulses) => pulses,
+        Err(error) => {
+            warn!(
+                error = report::chain(&error),
+                "a heartbeat could not be written; the next one will be"
+            );
+            heard
+        }
+    };
     let now = world.clock.now();
     let lags = pulses
-        .values()
-        .filter_map(|pulse| pulse.heartbeat().last_pass_started_at)
+        .iter()
+        .filter(|(id, _)| ids.contains(id) && ready.recalled.is_protected(**id))
+        .filter_map(|(_, pulse)| pulse.heartbeat().last_pass_started_at)
         .map(|start| now.since(start));
     let largest = lags.max().unwrap_or(Duration::ZERO);
     telemetry::report_lag(ready.app.reconciler.deployment(), largest);
-    if let Err(error) = ready.heartbeats.write(shard, &pulses).await {
-        warn!(
-            error = report::chain(&error),
-            "a heartbeat could not be written; the next one will be"
-        );
-    }
     info!(
         shard,
         associations = beat.associations,

@@ -87,6 +87,14 @@ impl Recalled {
         Ok(all)
     }
 
+    /// Whether it was protected when it was read last.
+    #[must_use]
+    pub fn is_protected(&self, id: AssociationId) -> bool {
+        let memory = self.locked();
+        let read = memory.read.get(&id);
+        read.is_some_and(|read| matches!(read.association.phase, Phase::Protected))
+    }
+
     fn recall(&self, id: AssociationId) -> Option<Versioned> {
         let memory = self.locked();
         let read = memory.read.get(&id)?;

@@ -33,9 +33,6 @@ class Function:
 
             def do_GET(self):
                 request_id, event = function.waiting.get()
-                if request_id is None:
-                    self.close_connection = True
-                    return
                 body = json.dumps(event).encode()
                 self.send_response(200)
                 for name, value in {
@@ -55,7 +52,8 @@ class Function:
                 if self.headers.get("Transfer-Encoding") == "chunked":
                     body = self._chunks()
                 _, _, _, request_id, kind = ([""] * 5 + self.path.split("/"))[-5:]
-                function.answers[request_id].put((kind, body))
+                if answer := function.answers.get(request_id):
+                    answer.put((kind, body))
                 self.send_response(202)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -81,6 +79,7 @@ class Function:
             kind, body = answer.get(timeout=limit)
         except queue.Empty:
             raise AssertionError(f"{self.binary.name} did not answer; its log: {self.log}") from None
+        del self.answers[request_id]
         if kind != "response":
             raise RuntimeError(body.decode())
         return json.loads(body) if body else None
@@ -104,6 +103,10 @@ class Function:
             self.process.kill()
             self.process.wait()
             self.process = None
+        # Whoever still asks belongs to the life that ended; whoever waits for its answer learns that none will come.
+        self.waiting = queue.Queue()
+        for answer in list(self.answers.values()):
+            answer.put(("error", b"the execution environment was ended"))
 
     def close(self):
         self.kill()

@@ -13,7 +13,7 @@ def protected(stage):
     workspace = stage.workspace(gpu)
     for number in range(20):
         (workspace / f"result-{number}.txt").write_text(f"result {number}\n")
-    status, answer = stage.hook("on_gpu_created", "/hooks/gpu-created", {"gpu_id": gpu})
+    status, answer = stage.hook("on_gpu_created", "/hooks/gpu-created", {"gpu_id": str(gpu)})
     assert status == 200 and answer["result"] == "accepted", answer
     stage.await_phase(gpu, "protected")
     return gpu
@@ -29,6 +29,7 @@ def test_the_whole_story(stage):
     # The execution environments go away between two invocations, as they may.
     for function in stage.functions.values():
         function.kill()
+    stage.failures.clear()
     (stage.workspace(gpu) / "last-words.txt").write_text("written before the notice\n")
     stage.cloud.sim("POST", f"/gpus/{gpu}/outbid", {})
     notice = {
@@ -50,7 +51,7 @@ def test_the_whole_story(stage):
     assert (stage.workspace(replacement) / "last-words.txt").read_text() == "written before the notice\n"
     assert stage.view(gpu)["epoch"] == 2
 
-    status, answer = stage.hook("on_gpu_destroyed", "/hooks/gpu-destroyed", {"gpu_id": replacement, "reason": "user_request"})
+    status, answer = stage.hook("on_gpu_destroyed", "/hooks/gpu-destroyed", {"gpu_id": str(replacement), "reason": "user_request"})
     assert status == 200, answer
     stage.await_phase(gpu, "released")
     left = stage.cloud.state()
@@ -62,7 +63,7 @@ def test_the_whole_story(stage):
     assert stage.functions["sweep"].invoke({}) == {"orphans": 0}
     # The next first association wakes it.
     again = stage.cloud.rent()
-    assert stage.hook("on_gpu_created", "/hooks/gpu-created", {"gpu_id": again})[0] == 200
+    assert stage.hook("on_gpu_created", "/hooks/gpu-created", {"gpu_id": str(again)})[0] == 200
     assert stage.scheduler.get_schedule(GroupName=stage.name, Name="stage-beat")["State"] == "ENABLED"
     assert not stage.failures, stage.failures
 
@@ -92,7 +93,7 @@ def test_the_planner_queues_the_slots_of_the_next_minute_with_their_delays(stage
 
 def test_what_nobody_signed_or_may_ask_for_is_refused_before_any_cloud_is_asked(stage):
     asked = len(stage.cloud.sim("GET", "/requests"))
-    assert stage.hook("on_gpu_created", "/hooks/gpu-created", {"gpu_id": 7}, secret="wrong")[0] == 401
+    assert stage.hook("on_gpu_created", "/hooks/gpu-created", {"gpu_id": "7"}, secret="wrong")[0] == 401
     assert stage.url("api", "GET", "/v1/associations", {"authorization": "Bearer wrong"})[0] == 401
     assert stage.url("vast_webhook", "POST", "/webhooks/vast", {}, b"{}")[0] == 401
     assert stage.url("on_gpu_created", "POST", "/hooks/gpu-destroyed", {}, b"{}")[0] == 401  # the router has all hooks; none without a signature

@@ -8,7 +8,7 @@
 //! The bucket is private, so that reads and listings are strongly consistent; about one write a second to one object. Source:
 //! `reference/google/storage.md` §1, 2026-11.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -198,25 +198,38 @@ pub struct GcsHeartbeats(Bucket);
 const HEARTBEATS: &str = "heartbeats/";
 
 impl GcsHeartbeats {
-    /// Writes a shard's heartbeat over its last one.
+    /// Writes a shard's heartbeat: what we heard, and for the other members what was heard last, maybe by another execution environment. Answers it.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when there was no answer.
-    pub async fn write(&self, shard: u32, pulses: &BTreeMap<AssociationId, Pulse>) -> Result<(), StoreError> {
+    pub async fn write(
+        &self,
+        shard: u32,
+        members: &BTreeSet<AssociationId>,
+        heard: BTreeMap<AssociationId, Pulse>,
+    ) -> Result<BTreeMap<AssociationId, Pulse>, StoreError> {
+        let name = format!("{HEARTBEATS}{shard}.json");
+        let mut pulses = self.one(name.clone()).await?;
+        merge(&mut pulses, heard);
+        pulses.retain(|id, _| members.contains(id));
         let heartbeat = Heartbeat {
             schema: HEARTBEAT_SCHEMA,
-            pulses: pulses.clone(),
+            pulses,
         };
         let bytes = serde_json::to_vec(&heartbeat).map_err(|error| self.0.unavailable(error))?;
-        // A plain overwrite on purpose, and once: the next beat writes anyway.
-        let writing = self
-            .0
-            .writing(format!("{HEARTBEATS}{shard}.json"), bytes)
-            .send_buffered();
+        // A plain overwrite on purpose: two that write at once lose a moment's knowledge, and the next beat writes again.
+        let writing = self.0.writing(name, bytes).send_buffered();
         match tokio::time::timeout(CALL_LIMIT, writing).await {
-            Ok(written) => written.map(drop).map_err(|error| self.0.unavailable(error)),
+            Ok(Ok(_)) => Ok(heartbeat.pulses),
+            Ok(Err(error)) => Err(self.0.unavailable(error)),
             Err(late) => Err(self.0.unavailable(late)),
         }
+    }
+
+    async fn one(&self, name: String) -> Result<BTreeMap<AssociationId, Pulse>, StoreError> {
+        let read = self.0.read(name).await?;
+        let heartbeat = read.and_then(|(bytes, _)| serde_json::from_slice::<Heartbeat>(&bytes).ok());
+        Ok(heartbeat.map(|heartbeat| heartbeat.pulses).unwrap_or_default())
     }
 
     /// What all shards wrote last; of an association that two shards name, the later word.
@@ -224,21 +237,20 @@ impl GcsHeartbeats {
     /// # Errors
     /// [`StoreError::Unavailable`] when there was no answer. A heartbeat that cannot be read is left out.
     pub async fn read(&self) -> Result<BTreeMap<AssociationId, Pulse>, StoreError> {
-        let mut latest: BTreeMap<AssociationId, Pulse> = BTreeMap::new();
+        let mut latest = BTreeMap::new();
         for item in self.0.list(HEARTBEATS).await? {
-            let Some((bytes, _)) = self.0.read(item.name).await? else {
-                continue;
-            };
-            let Ok(heartbeat) = serde_json::from_slice::<Heartbeat>(&bytes) else {
-                continue;
-            };
-            for (id, pulse) in heartbeat.pulses {
-                if latest.get(&id).is_none_or(|known| known.at < pulse.at) {
-                    latest.insert(id, pulse);
-                }
-            }
+            merge(&mut latest, self.one(item.name).await?);
         }
         Ok(latest)
+    }
+}
+
+/// Keeps the later word of each.
+fn merge(known: &mut BTreeMap<AssociationId, Pulse>, others: BTreeMap<AssociationId, Pulse>) {
+    for (id, pulse) in others {
+        if known.get(&id).is_none_or(|known| known.at < pulse.at) {
+            known.insert(id, pulse);
+        }
     }
 }
 
