@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PROGRAMS := -p warmspare -p warmspare-agent
 
-.PHONY: help setup build release demo demo-fast test test-long explore lint deny
+.PHONY: help setup build release demo demo-fast test test-long explore contract lint deny
 
 help: ## Say what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,10 @@ test-long: build ## Run the long tests as well: 1 GiB restores, more kills
 
 explore: ## Explore the rules exhaustively and print the counts
 	$(CARGO) test --locked -p warmspare-domain --test explore -- --nocapture
+
+contract: setup ## Check templates and requests against the providers' published rules (needs Python)
+	@./tests/contract/setup.sh
+	target/contract-venv/bin/python -m pytest tests/contract
 
 lint: ## Formatting and lints, warnings denied
 	$(CARGO) fmt --all --check

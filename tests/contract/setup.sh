@@ -1,0 +1,23 @@
+#!/bin/sh
+# Makes the Python environment of the contract tests, target/contract-venv, or does nothing when it is as requirements.txt says.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+venv=$here/../../target/contract-venv
+wanted=$here/requirements.txt
+made=$venv/made-from.txt
+
+if cmp -s "$wanted" "$made"; then
+    exit 0
+fi
+if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "missing: Python 3 with venv, which the contract tests need" >&2
+    echo "get it with: sudo apt-get install python3-venv" >&2
+    exit 1
+fi
+echo "making target/contract-venv"
+mkdir -p "$(dirname "$venv")"
+python3 -m venv --clear "$venv"
+"$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$wanted"
+# Written last, so that an installation cut short is made again.
+cp "$wanted" "$made"
