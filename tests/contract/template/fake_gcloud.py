@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HOME = Path(os.environ["FAKE_GCLOUD"])
-PLACE = {"location", "project", "workload-identity-pool"}
+PLACE = {"location", "workload-identity-pool"}
 TRUST = {"account-id", "attribute-mapping", "attribute-condition"}
 FIREWALL = {"allow", "source-ranges", "target-tags"}
 BUCKET = {"uniform-bucket-level-access", "public-access-prevention", "soft-delete-duration", "lifecycle-file"}
@@ -38,8 +38,8 @@ COMMANDS = {
     "compute firewall-rules describe": {"format"},
     "compute firewall-rules create": {"network", "direction", *FIREWALL},
     "compute firewall-rules update": {"no-disabled", *FIREWALL},
-    "iam workload-identity-pools describe": {"format", *PLACE},
-    "iam workload-identity-pools create": {"display-name", *PLACE},
+    "iam workload-identity-pools describe": {"format", "location"},
+    "iam workload-identity-pools create": {"display-name", "location"},
     "iam workload-identity-pools providers describe": {"format", *PLACE},
     "iam workload-identity-pools providers create-aws": TRUST | PLACE,
     "iam workload-identity-pools providers update-aws": {"no-disabled"} | TRUST | PLACE,
