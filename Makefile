@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PROGRAMS := -p warmspare -p warmspare-agent
 
-.PHONY: help setup build release demo demo-fast test test-startup test-long explore contract-clients contract-functions lint deny
+.PHONY: help setup build release functions demo demo-fast test test-startup test-long explore contract contract-template contract-clients contract-functions lint deny
 
 help: ## Say what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 20
@@ -38,10 +38,22 @@ test-long: build ## Run the long tests as well: 1 GiB restores, more kills
 explore: ## Explore the rules exhaustively and print the counts
 	$(CARGO) test --locked -p warmspare-domain --test explore -- --nocapture
 
-contract-clients: ## Let the providers' own clients drive simcloud (fetches pinned Python packages once)
+contract: contract-template contract-clients contract-functions ## Hold all we send and deploy against the providers' own schemas, clients and doubles
+	WARMSPARE_SHARED=$${WARMSPARE_SHARED:-$(CURDIR)/../shared} $(CARGO) test --locked -p warmspare-platform --features vast,compute,ssh,gcs --lib -- published
+
+contract-template: setup ## Translate and lint the template, run the Google set-up against a recorded gcloud
+	./tests/contract/setup.sh template
+	./target/contract-template-venv/bin/python -B -m pytest -q -p no:cacheprovider tests/contract/template
+
+contract-clients: setup ## Let the providers' own clients drive simcloud
 	$(CARGO) build --locked -p simcloud
-	./tests/contract/clients/setup.sh
+	./tests/contract/setup.sh clients
 	./target/contract-clients-venv/bin/python -B -m pytest -q -p no:cacheprovider tests/contract/clients
+
+contract-functions: setup ## Play the failure story on the function binaries, over Lambda's runtime API, moto and simcloud
+	$(CARGO) build --locked -p simcloud -p warmspare-agent -p warmspare-functions
+	./tests/contract/setup.sh functions
+	./target/contract-functions-venv/bin/python -B -m pytest -q -p no:cacheprovider tests/contract/functions
 
 lint: ## Formatting and lints, warnings denied
 	$(CARGO) fmt --all --check

@@ -76,13 +76,13 @@ impl TickQueue {
 /// Asks for a beat through the queue, and sees to it that the schedule runs.
 pub struct QueueNudge {
     queue: TickQueue,
-    schedule: Arc<BeatSchedule>,
+    schedule: Option<Arc<BeatSchedule>>,
 }
 
 impl QueueNudge {
-    /// Through this queue, with this schedule.
+    /// Through this queue, with this schedule when the function may change it.
     #[must_use]
-    pub fn new(queue: TickQueue, schedule: Arc<BeatSchedule>) -> Self {
+    pub fn new(queue: TickQueue, schedule: Option<Arc<BeatSchedule>>) -> Self {
         Self { queue, schedule }
     }
 }
@@ -101,8 +101,18 @@ impl Nudge for QueueNudge {
             warn!(gpu.id = %association, error = format!("{error:#}"), "nobody could be asked to look now; the next slot does");
         }
         // The first association of all finds the schedule off.
-        if let Err(error) = self.schedule.run().await {
+        if let Some(schedule) = &self.schedule
+            && let Err(error) = schedule.run().await
+        {
             warn!(gpu.id = %association, error = format!("{error:#}"), "the beat's schedule could not be seen to; the sweep sees to it");
         }
     }
+}
+
+/// Asks nobody: the next slot comes anyway. For functions that take in no events.
+pub struct NextSlot;
+
+#[async_trait]
+impl Nudge for NextSlot {
+    async fn nudge(&self, _: AssociationId) {}
 }

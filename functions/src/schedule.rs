@@ -3,7 +3,9 @@
 use anyhow::Context;
 use aws_sdk_scheduler::Client;
 use aws_sdk_scheduler::operation::get_schedule::GetScheduleOutput;
-use aws_sdk_scheduler::types::{FlexibleTimeWindow, FlexibleTimeWindowMode, RetryPolicy, ScheduleState, Target};
+use aws_sdk_scheduler::types::{
+    DeadLetterConfig, FlexibleTimeWindow, FlexibleTimeWindowMode, RetryPolicy, ScheduleState, Target,
+};
 use tracing::info;
 use warmspare_domain::ids::Deployment;
 
@@ -173,9 +175,14 @@ impl BeatSchedule {
             .arn(&self.settings.planner_arn)
             .role_arn(&self.settings.role_arn)
             .retry_policy(retries)
+            .set_dead_letter_config(self.settings.dead_letters_arn.as_ref().map(dead_letters))
             .input("{}");
         Ok(target.build()?)
     }
+}
+
+fn dead_letters(arn: &String) -> DeadLetterConfig {
+    DeadLetterConfig::builder().arn(arn).build()
 }
 
 fn exactly() -> anyhow::Result<FlexibleTimeWindow> {

@@ -19,12 +19,12 @@ pub struct FunctionSettings {
     pub storage_url: String,
     /// How Google Cloud is entered.
     pub google: GoogleAccess,
-    /// The queue of ticks.
-    pub tick_queue_url: String,
+    /// The queue of ticks, for functions that may send to it.
+    pub tick_queue_url: Option<String>,
     /// How many shards a beat is spread over.
     pub shards: u32,
-    /// The schedule that starts the planner.
-    pub schedule: ScheduleSettings,
+    /// The schedule that starts the planner, for functions that may change it.
+    pub schedule: Option<ScheduleSettings>,
 }
 
 /// How Google Cloud is entered.
@@ -50,6 +50,8 @@ pub struct ScheduleSettings {
     pub role_arn: String,
     /// The planner.
     pub planner_arn: String,
+    /// Where events go that could not be delivered.
+    pub dead_letters_arn: Option<String>,
 }
 
 impl FunctionSettings {
@@ -86,15 +88,24 @@ impl FunctionSettings {
             bucket: required(&mut take, "bucket")?,
             storage_url: take("storage_url").unwrap_or_else(|| gcs::ENDPOINT.to_owned()),
             google,
-            tick_queue_url: required(&mut take, "tick_queue_url")?,
+            tick_queue_url: take("tick_queue_url"),
             shards,
-            schedule: ScheduleSettings {
-                group: required(&mut take, "beat_schedule_group")?,
-                role_arn: required(&mut take, "beat_schedule_role_arn")?,
-                planner_arn: required(&mut take, "planner_arn")?,
-            },
+            schedule: schedule(&mut take)?,
         })
     }
+}
+
+/// All of it or none: which functions may change the schedule the template says.
+fn schedule(take: &mut impl FnMut(&str) -> Option<String>) -> anyhow::Result<Option<ScheduleSettings>> {
+    let Some(group) = take("beat_schedule_group") else {
+        return Ok(None);
+    };
+    Ok(Some(ScheduleSettings {
+        group,
+        role_arn: required(take, "beat_schedule_role_arn")?,
+        planner_arn: required(take, "planner_arn")?,
+        dead_letters_arn: take("beat_dead_letters_arn"),
+    }))
 }
 
 fn required(take: &mut impl FnMut(&str) -> Option<String>, name: &str) -> anyhow::Result<String> {
@@ -144,6 +155,7 @@ mod tests {
     fn what_is_missing_or_cannot_be_meant_is_named() {
         for (name, value, words) in [
             ("bucket", "", "WARMSPARE_BUCKET is missing"),
+            ("planner_arn", "", "WARMSPARE_PLANNER_ARN is missing"),
             ("parameters", "warmspare", "use a path"),
             ("shards", "0", "1 to 1000"),
             ("gcp_audience", "//iam", "belong together"),

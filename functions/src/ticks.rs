@@ -15,6 +15,7 @@ use warmspare_platform::reconcile::BeatReport;
 use warmspare_platform::report;
 use warmspare_platform::slots::{MESSAGE_SCHEMA, Message, Tick, next_minute};
 
+use crate::schedule::BeatSchedule;
 use crate::telemetry;
 use crate::warm::Ready;
 
@@ -32,23 +33,32 @@ pub fn plan(ready: &Ready) -> Work<'_, anyhow::Result<Value>> {
 async fn plan_minute(ready: &Ready) -> anyhow::Result<Value> {
     let live = live(ready).await?;
     if live.is_empty() {
-        ready.schedule.rest().await?;
+        schedule(ready)?.rest().await?;
         // One that was created in this very moment must not find the schedule off for good.
         let late = self::live(ready).await?;
         if !late.is_empty() {
-            ready.schedule.run().await?;
+            schedule(ready)?.run().await?;
         }
         info!("nothing to drive; the schedule rests");
         return Ok(json!({"associations": 0, "messages": 0}));
     }
     let messages = next_minute(ready.app.reconciler.world().clock.now(), ready.shards, &live);
-    ready.queue.send(&messages).await?;
+    let queue = ready
+        .queue
+        .as_ref()
+        .context("WARMSPARE_TICK_QUEUE_URL is missing; the template sets it")?;
+    queue.send(&messages).await?;
     info!(
         associations = live.len(),
         messages = messages.len(),
         "the next minute is planned"
     );
     Ok(json!({"associations": live.len(), "messages": messages.len()}))
+}
+
+fn schedule(ready: &Ready) -> anyhow::Result<&BeatSchedule> {
+    let schedule = ready.schedule.as_deref();
+    schedule.context("WARMSPARE_BEAT_SCHEDULE_GROUP is missing; the template sets it")
 }
 
 async fn live(ready: &Ready) -> anyhow::Result<BTreeMap<AssociationId, Version>> {
@@ -161,7 +171,7 @@ pub fn sweep(ready: &Ready) -> Work<'_, anyhow::Result<Value>> {
 
 async fn sweep_all(ready: &Ready) -> anyhow::Result<Value> {
     if !live(ready).await?.is_empty() {
-        ready.schedule.run().await?;
+        schedule(ready)?.run().await?;
     }
     let swept = ready.app.reconciler.sweep().await;
     let swept = swept.map_err(|error| anyhow::anyhow!("{}", report::chain(&error)))?;

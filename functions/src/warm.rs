@@ -13,14 +13,14 @@ use warmspare_platform::adapters::gcs::{GcsAssociations, GcsHeartbeats, GcsObjec
 use warmspare_platform::adapters::google::{Federated, GoogleCredentials, TokenSource};
 use warmspare_platform::assemble::{self, Surroundings, reconcile_settings};
 use warmspare_platform::config::Config;
-use warmspare_platform::handlers::App;
+use warmspare_platform::handlers::{App, Nudge};
 use warmspare_platform::pulse::Pulses;
 use warmspare_platform::recalled::Recalled;
 use warmspare_platform::reconcile::Reconciler;
 use warmspare_platform::report;
 
 use crate::parameters;
-use crate::queue::{QueueNudge, TickQueue};
+use crate::queue::{NextSlot, QueueNudge, TickQueue};
 use crate::schedule::BeatSchedule;
 use crate::settings::{FunctionSettings, GoogleAccess, environment};
 use crate::ticks::Work;
@@ -62,9 +62,9 @@ pub struct Ready {
     /// The handlers' world.
     pub app: App,
     /// The queue of ticks.
-    pub queue: TickQueue,
+    pub queue: Option<TickQueue>,
     /// The schedule of the beat.
-    pub schedule: Arc<BeatSchedule>,
+    pub schedule: Option<Arc<BeatSchedule>>,
     /// The store, and what is remembered of it.
     pub recalled: Arc<Recalled>,
     /// What the agents said last.
@@ -180,15 +180,16 @@ impl Warm {
         };
         let world = assemble::world(&config, around)?;
         let reconciler = Reconciler::new(world, reconcile_settings(&config));
-        let schedule = Arc::new(BeatSchedule::new(
-            self.scheduler.clone(),
-            &config.deployment,
-            own.schedule,
-        ));
-        let queue = TickQueue::new(self.sqs.clone(), own.tick_queue_url);
-        let nudge = QueueNudge::new(queue.clone(), Arc::clone(&schedule));
+        let schedule = own
+            .schedule
+            .map(|settings| Arc::new(BeatSchedule::new(self.scheduler.clone(), &config.deployment, settings)));
+        let queue = own.tick_queue_url.map(|url| TickQueue::new(self.sqs.clone(), url));
+        let nudge: Arc<dyn Nudge> = match &queue {
+            Some(queue) => Arc::new(QueueNudge::new(queue.clone(), schedule.clone())),
+            None => Arc::new(NextSlot),
+        };
         let ready = Ready {
-            app: App::new(&config, reconciler, Arc::new(nudge)),
+            app: App::new(&config, reconciler, nudge),
             queue,
             schedule,
             recalled,

@@ -775,7 +775,7 @@ fn wrong_settings_are_named() {
 
 /// Drives the adapter through every call it knows, and gives all requests to the checker.
 #[tokio::test]
-async fn every_request_fits_googles_discovery_document() {
+async fn every_request_fits_googles_published_schema() {
     let stand = Stand::new().await;
     let engine = &stand.engine;
     stand.create().await.unwrap();

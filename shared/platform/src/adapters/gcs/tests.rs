@@ -27,7 +27,7 @@ async fn of(cloud: &Simcloud) -> GcsObjects {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bucket_keeps_the_contract_and_googles_schema() {
+async fn a_bucket_keeps_the_contract_and_googles_published_schema() {
     let cloud = cloud().await;
     association_store_contract(async || {
         cloud.lose_bucket();
