@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PROGRAMS := -p warmspare -p warmspare-agent
 
-.PHONY: help setup build release functions demo demo-fast test test-startup test-long explore contract contract-template contract-clients contract-functions lint deny
+.PHONY: help setup build release functions deploy demo demo-fast test test-startup test-long explore contract contract-template contract-clients contract-functions lint deny
 
 help: ## Say what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 20
@@ -17,6 +17,15 @@ build: setup ## Build the command and the agent
 release: setup ## Build optimised programs for real use; the agent is static, so it runs on any Linux
 	$(CARGO) build --locked --release -p warmspare
 	$(CARGO) rustc --locked --release -p warmspare-agent --bin warmspare-agent -- -C target-feature=+crt-static
+
+functions: setup ## Build the Lambda functions as zip files with the agent inside (ARCH=arm64 for Graviton)
+	$(CARGO) rustc --locked --release -p warmspare-agent --bin warmspare-agent -- -C target-feature=+crt-static
+	@test -x target/cargo-lambda-venv/bin/cargo-lambda || { python3 -m venv target/cargo-lambda-venv && target/cargo-lambda-venv/bin/pip install --quiet cargo-lambda==1.9.2; }
+	PATH="$(CURDIR)/target/cargo-lambda-venv/bin:$$PATH" $(CARGO) lambda build --locked --profile functions -p warmspare-functions --output-format zip \
+		--include target/release/warmspare-agent $(if $(filter arm64,$(ARCH)),--arm64)
+
+deploy: functions ## Deploy them with sam; the first time it asks for the parameters
+	sam deploy --template infra/template.yaml --capabilities CAPABILITY_NAMED_IAM --resolve-s3 $(if $(wildcard samconfig.toml),,--guided)
 
 demo: build ## Play the whole story on this machine
 	./target/debug/warmspare demo

@@ -36,6 +36,8 @@ enum Verb {
     Settings,
     /// Make an API token; only its hash goes into the settings.
     Token(verbs::token::Token),
+    /// Make Vast's webhook, have it tested, or change its secret.
+    Webhook(verbs::webhook::Webhook),
     /// List what is protected.
     List(verbs::list::List),
     /// List GPUs and standbys as their providers see them, beside our records.
@@ -74,6 +76,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Verb::Workload(workload) => workload.run(),
         Verb::Settings => settings::print_list(),
         Verb::Token(token) => token.run(),
+        Verb::Webhook(webhook) => webhook.run().await,
         Verb::List(list) => list.run().await,
         Verb::Machines(machines) => machines.run().await,
         Verb::Show(show) => show.run().await,

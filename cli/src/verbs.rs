@@ -14,5 +14,6 @@ pub(crate) mod restore;
 pub(crate) mod show;
 pub(crate) mod sync;
 pub(crate) mod token;
+pub(crate) mod webhook;
 
 mod words;

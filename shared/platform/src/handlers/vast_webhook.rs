@@ -56,6 +56,25 @@ async fn take_in(app: &App, headers: &HeaderMap, body: &Bytes) -> Result<(), Fai
     Ok(())
 }
 
+/// What we ask Vast to tell us: every notification that means something to us. Names from Vast's catalogue of 2026-08-27,
+/// `reference/vast/vast-api.md` §11a.
+pub const EVENTS: &[&str] = &[
+    "outbid",
+    "instance_stopped",
+    "instance_started",
+    "instance_resumed",
+    "instance_deleted",
+    "instance_offline",
+    "instance_online",
+    "machine_maintenance",
+    "upcoming_downtime",
+    "near_end_date",
+    "new_end_date",
+    "error_msgs",
+    "low_credit",
+    "billing_failed",
+];
+
 /// What a notification means to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
@@ -138,6 +157,14 @@ fn number_after(text: &str, mark: &str) -> Option<GpuId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_that_we_ask_for_means_something() {
+        for event in EVENTS {
+            assert_ne!(meaning(event), Meaning::Nothing, "{event}");
+        }
+        assert_eq!(meaning("payment_receipt"), Meaning::Nothing);
+    }
 
     #[test]
     fn the_gpu_is_found_in_the_words_that_vast_really_sent() {
