@@ -36,6 +36,8 @@ enum Verb {
     Settings,
     /// Make an API token; only its hash goes into the settings.
     Token(verbs::token::Token),
+    /// Check everything that `serve` needs, and say what to do about what is missing.
+    Doctor(verbs::doctor::Doctor),
     /// Make Vast's webhook, have it tested, or change its secret.
     Webhook(verbs::webhook::Webhook),
     /// List what is protected.
@@ -76,6 +78,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Verb::Workload(workload) => workload.run(),
         Verb::Settings => settings::print_list(),
         Verb::Token(token) => token.run(),
+        Verb::Doctor(doctor) => doctor.run().await,
         Verb::Webhook(webhook) => webhook.run().await,
         Verb::List(list) => list.run().await,
         Verb::Machines(machines) => machines.run().await,

@@ -1,6 +1,7 @@
 //! The verbs that call the API, one file each.
 
 pub(crate) mod configure;
+pub(crate) mod doctor;
 pub(crate) mod download;
 pub(crate) mod estimate;
 pub(crate) mod fail;
