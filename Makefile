@@ -34,7 +34,7 @@ demo-fast: build ## The same within a minute
 	./target/debug/warmspare demo --fast
 
 test: build ## Run every test but the long ones
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --no-fail-fast
 	./tests/startup/run.sh
 
 test-startup: setup ## Run the standby's start-up script on loop devices (as root; skipped otherwise)

@@ -24,6 +24,9 @@ impl Federated {
     /// The role's way to this service account. `audience` names the pool's provider:
     /// `//iam.googleapis.com/projects/<number>/locations/global/workloadIdentityPools/<pool>/providers/<provider>`.
     ///
+    /// # Panics
+    /// Outside a Tokio runtime: Google's crate starts a task that keeps the token fresh.
+    ///
     /// # Errors
     /// [`TokenError::Refused`] when the two cannot be meant; nobody is called.
     pub fn new(audience: &str, service_account: &str) -> Result<Self, TokenError> {
@@ -73,8 +76,8 @@ impl TokenSource for Federated {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_cannot_be_a_provider_is_refused_before_anybody_is_called() {
+    #[tokio::test]
+    async fn what_cannot_be_a_provider_is_refused_before_anybody_is_called() {
         let audience = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/warmspare/providers/aws";
         assert!(Federated::new(audience, "warmspare@p.iam.gserviceaccount.com").is_ok());
         assert!(Federated::new("https://iam.googleapis.com/x", "a@b").is_err());
