@@ -1,6 +1,8 @@
 //! What driving a fleet costs a month: operations are counted while the real planner and the real recalling store play their minutes, and priced
 //! with the list prices of `reference/aws/aws.md` and `reference/google/storage.md` (2026-11, us regions, arm64, free tiers not subtracted).
 
+#![allow(clippy::unwrap_used, reason = "a test, with helpers of its own")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
