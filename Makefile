@@ -21,8 +21,10 @@ release: setup ## Build optimised programs for real use; the agent is static, so
 functions: setup ## Build the Lambda functions as zip files with the agent inside (ARCH=arm64 for Graviton)
 	$(CARGO) rustc --locked --release -p warmspare-agent --bin warmspare-agent -- -C target-feature=+crt-static
 	@test -x target/cargo-lambda-venv/bin/cargo-lambda || { python3 -m venv target/cargo-lambda-venv && target/cargo-lambda-venv/bin/pip install --quiet cargo-lambda==1.9.2; }
+	@# What is included keeps its relative path, and a function looks for the agent beside itself.
+	cp target/release/warmspare-agent warmspare-agent
 	PATH="$(CURDIR)/target/cargo-lambda-venv/bin:$$PATH" $(CARGO) lambda build --locked --profile functions -p warmspare-functions --output-format zip \
-		--include target/release/warmspare-agent $(if $(filter arm64,$(ARCH)),--arm64)
+		--include warmspare-agent $(if $(filter arm64,$(ARCH)),--arm64); status=$$?; rm -f warmspare-agent; exit $$status
 
 deploy: functions ## Deploy them with sam; the first time it asks for the parameters
 	sam deploy --template infra/template.yaml --capabilities CAPABILITY_NAMED_IAM --resolve-s3 $(if $(wildcard samconfig.toml),,--guided)
