@@ -258,6 +258,7 @@ def test_settings_reach_only_the_functions_that_use_them(template):
         expected = set(everywhere)
         expected |= set() if name == "SyncTick" else {"WARMSPARE_TICK_QUEUE_URL"}
         expected |= beat if name in BEAT_CONTROLLERS else set()
+        expected |= {"WARMSPARE_SHARDS"} if name == "Planner" else set()
         assert set(function["Environment"]["Variables"]) == expected, name
 
 
