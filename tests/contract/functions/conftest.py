@@ -185,7 +185,8 @@ class Stage:
             try:
                 answer = self.functions["sync_tick"].invoke(queue_event(messages))
             except Exception as error:  # the whole batch comes again
-                self.failures.append(error)
+                if "the execution environment was ended" not in str(error):
+                    self.failures.append(error)
                 continue
             failed = {one["itemIdentifier"] for one in answer["batchItemFailures"]}
             for one in messages:

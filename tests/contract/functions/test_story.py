@@ -29,9 +29,9 @@ def test_the_whole_story(stage):
     # The execution environments go away between two invocations, as they may.
     for function in stage.functions.values():
         function.kill()
-    stage.failures.clear()
     (stage.workspace(gpu) / "last-words.txt").write_text("written before the notice\n")
-    stage.cloud.sim("POST", f"/gpus/{gpu}/outbid", {})
+    # 6 s of real time at this scale: the shorter half of what was measured live (10.6 to 32 s), although every function starts cold.
+    stage.cloud.sim("POST", f"/gpus/{gpu}/outbid", {"kill_after_seconds": 300})
     notice = {
         "event_id": "e-1",
         "notif_type": "outbid",
@@ -41,8 +41,10 @@ def test_the_whole_story(stage):
     body = json.dumps(notice).encode()
     status, _ = stage.url("vast_webhook", "POST", "/webhooks/vast", stage.signed("x-vast", stage.webhook_secret, body), body)
     assert status == 204
-    view = stage.await_phase(gpu, "holding")
-    assert view["recovery_points"] >= 1, view
+    stage.await_phase(gpu, "holding")
+    # What the agents said reaches the API with the heartbeat of a slot, and is believed there for 10 s.
+    stage.beat(gpu)
+    until("the API shows the recovery points", lambda: stage.view(gpu).get("recovery_points", 0) >= 1)
 
     replacement = stage.cloud.rent()
     status, answer = stage.api("POST", f"/v1/associations/{gpu}/restore", {"onto": str(replacement)})
