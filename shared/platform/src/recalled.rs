@@ -18,8 +18,9 @@ const READS_AT_ONCE: usize = 64;
 /// Reads through, but answers from memory what a listing just said is still that version.
 ///
 /// # Guarantees
-/// Only protected associations are answered from memory: nothing is ordered or deleted in that phase, a sync carries its epoch and is refused by
-/// the agent when it is old, and a decision on an older version loses the race at the store.
+/// Only protected associations without a superseded GPU are answered from memory: of those the rules order and delete nothing, a sync carries its epoch
+/// and is refused by the agent when it is old, and a decision on an older version loses the race at the store. A superseded GPU may be due to be
+/// destroyed, and by now be the one that the data was restored onto: what is destroyed is never decided from memory.
 pub struct Recalled {
     store: Arc<dyn AssociationStore>,
     memory: Mutex<Memory>,
@@ -99,7 +100,8 @@ impl Recalled {
         let memory = self.locked();
         let read = memory.read.get(&id)?;
         let fresh = memory.listed.get(&id) == Some(&read.version);
-        (fresh && matches!(read.association.phase, Phase::Protected)).then(|| read.clone())
+        let calm = matches!(read.association.phase, Phase::Protected) && read.association.superseded.is_empty();
+        (fresh && calm).then(|| read.clone())
     }
 
     fn remember(&self, association: &Association, version: &Version) {
@@ -173,6 +175,8 @@ impl AssociationStore for Recalled {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use warmspare_domain::ids::GpuId;
+
     use super::*;
     use crate::adapters::memory::MemoryAssociations;
     use crate::contract::fixture;
@@ -221,6 +225,16 @@ mod tests {
         let version = counting.update(&association, &version).await.unwrap();
         assert_eq!(beat(&recalled, &counting).await.0, 1, "another process changed it");
         assert_eq!(beat(&recalled, &counting).await.0, 0, "nothing changed");
+
+        association.superseded.insert(GpuId::vast(6));
+        let version = counting.update(&association, &version).await.unwrap();
+        assert_eq!(beat(&recalled, &counting).await.0, 1);
+        assert_eq!(
+            beat(&recalled, &counting).await.0,
+            1,
+            "a GPU may be due to be destroyed: always read"
+        );
+        association.superseded.clear();
 
         let elsewhere = counting.update(&association, &version).await.unwrap();
         let (reads, read) = beat(&recalled, &counting).await;
