@@ -74,7 +74,7 @@ async fn live(ready: &Ready) -> anyhow::Result<BTreeMap<AssociationId, Version>>
         .collect())
 }
 
-/// Does what the messages say, all at once. A message whose work could not be done is answered as failed and comes again.
+/// Does what the messages say, one after the other, and the associations of a slot at once. A message whose work could not be done is answered as failed and comes again.
 pub fn work(ready: &Ready, event: SqsEvent) -> Work<'_, SqsBatchResponse> {
     Box::pin(each(ready, event))
 }

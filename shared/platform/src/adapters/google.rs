@@ -1,6 +1,5 @@
 //! Access tokens for Google's APIs.
 
-use std::error::Error as _;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use gcp_auth::{CustomServiceAccount, TokenProvider};
 use secrecy::SecretString;
 
 use crate::adapters::http::words;
+use crate::report;
 
 /// Compute Engine, objects in buckets, and the price list; which of these an account may really do its roles say. Source: discovery revisions of
 /// 2026-11, `auth.oauth2.scopes`.
@@ -134,18 +134,13 @@ impl TokenSource for GoogleCredentials {
 }
 
 fn token_error(error: &gcp_auth::Error) -> TokenError {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        line = format!("{line}: {inner}");
-        cause = inner.source();
-    }
+    let line = words(&report::chain(error));
     match error {
         gcp_auth::Error::Http(..) | gcp_auth::Error::Io(..) | gcp_auth::Error::Other(..) => {
-            TokenError::Unreachable(words(&line))
+            TokenError::Unreachable(line)
         }
         gcp_auth::Error::NoAuthMethod(..) | gcp_auth::Error::Json(..) | gcp_auth::Error::Str(..) => {
-            TokenError::Refused(words(&line))
+            TokenError::Refused(line)
         }
     }
 }

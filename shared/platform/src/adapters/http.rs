@@ -1,6 +1,5 @@
 //! What the providers' clients share: one HTTP client with limits, answers as text, and words that are safe to repeat.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
@@ -8,6 +7,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::ports::ProviderError;
+use crate::report;
 
 /// 5 s: a provider's front end that takes longer to accept a connection is not reachable in any useful sense.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -126,15 +126,9 @@ pub(crate) fn words(text: &str) -> String {
     kept
 }
 
-/// An error with its causes in one line: what the HTTP client says by itself is only `error sending request`.
+/// An error with its causes: what the HTTP client says by itself is only `error sending request`.
 fn chain(error: &reqwest::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        line = format!("{line}: {inner}");
-        cause = inner.source();
-    }
-    words(&line)
+    words(&report::chain(error))
 }
 
 fn base_url(provider: &str, text: &str) -> Result<Url, ProviderError> {
