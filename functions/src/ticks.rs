@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use aws_lambda_events::event::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use lambda_runtime::LambdaEvent;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 use warmspare_domain::association::PhaseName;
 use warmspare_domain::ids::AssociationId;
 use warmspare_platform::ports::Version;
-use warmspare_platform::reconcile::BeatReport;
+use warmspare_platform::reconcile::{BeatReport, Reconciler};
 use warmspare_platform::report;
 use warmspare_platform::slots::{MESSAGE_SCHEMA, Message, Tick, next_minute};
 
@@ -74,15 +75,18 @@ async fn live(ready: &Ready) -> anyhow::Result<BTreeMap<AssociationId, Version>>
         .collect())
 }
 
-/// Does what the messages say, one after the other, and the associations of a slot at once. A message whose work could not be done is answered as failed and comes again.
-pub fn work(ready: &Ready, event: SqsEvent) -> Work<'_, SqsBatchResponse> {
+/// Does what the messages say, one after the other, and the associations of a slot at once. A message whose work could not be done is answered as
+/// failed and comes again. Begins nothing that might be cut off when this invocation ends at its deadline.
+pub fn work(ready: &Ready, event: LambdaEvent<SqsEvent>) -> Work<'_, SqsBatchResponse> {
     Box::pin(each(ready, event))
 }
 
-async fn each(ready: &Ready, event: SqsEvent) -> SqsBatchResponse {
+async fn each(ready: &Ready, event: LambdaEvent<SqsEvent>) -> SqsBatchResponse {
+    let left = event.context.deadline().duration_since(SystemTime::now());
+    let reconciler = ready.app.reconciler.for_at_most(left.unwrap_or_default());
     let mut response = SqsBatchResponse::default();
-    for message in event.records {
-        if let Err(failed) = one(ready, &message).await {
+    for message in event.payload.records {
+        if let Err(failed) = one(ready, &reconciler, &message).await {
             warn!(error = format!("{failed:#}"), "a tick failed");
             let mut failure = BatchItemFailure::default();
             failure.item_identifier = message.message_id.unwrap_or_default();
@@ -92,7 +96,8 @@ async fn each(ready: &Ready, event: SqsEvent) -> SqsBatchResponse {
     response
 }
 
-async fn one(ready: &Ready, message: &SqsMessage) -> anyhow::Result<()> {
+async fn one(ready: &Ready, reconciler: &Reconciler, message: &SqsMessage) -> anyhow::Result<()> {
+    anyhow::ensure!(!reconciler.is_closing(), "no time was left to begin it; it comes again");
     let body = message.body.as_deref().unwrap_or_default();
     let message: Message = serde_json::from_str(body).context("a message in the tick queue is not ours")?;
     if message.schema > MESSAGE_SCHEMA {
@@ -101,7 +106,6 @@ async fn one(ready: &Ready, message: &SqsMessage) -> anyhow::Result<()> {
             message.schema
         );
     }
-    let reconciler = &ready.app.reconciler;
     let now = reconciler.world().clock.now();
     if message.tick.is_stale(now) {
         info!("a slot came late and is dropped");

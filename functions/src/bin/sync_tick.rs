@@ -10,7 +10,7 @@ async fn main() -> Result<(), lambda_runtime::Error> {
     let warm = &Warm::new().await;
     lambda_runtime::run(service_fn(|event: LambdaEvent<SqsEvent>| async {
         let ready = warm.ready().await?;
-        Ok::<_, lambda_runtime::Error>(ticks::work(&ready, event.payload).await)
+        Ok::<_, lambda_runtime::Error>(ticks::work(&ready, event).await)
     }))
     .await
 }

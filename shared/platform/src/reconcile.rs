@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -33,6 +33,9 @@ const COMMIT_ATTEMPTS: usize = 8;
 
 /// Associations that one beat drives at the same time. An SSH connection costs 53 KiB; `reference/rust/dependencies.md` §5.
 const CONCURRENCY: usize = 64;
+
+/// How long before its end a process begins nothing new: the longest single step, a rent of 90 s, may still end well.
+const CLOSING_TIME: Duration = Duration::from_secs(100);
 
 /// Everything that the reconciler reaches the world through.
 #[derive(Clone)]
@@ -69,6 +72,7 @@ pub struct ReconcileSettings {
 pub struct Reconciler {
     world: World,
     settings: Arc<ReconcileSettings>,
+    closes_at: Option<Instant>,
 }
 
 /// What an event did.
@@ -98,7 +102,26 @@ impl Reconciler {
         Self {
             world,
             settings: Arc::new(settings),
+            closes_at: None,
         }
+    }
+
+    /// The same reconciler in a process that lives so long only: its beats begin no round and no effect that might be cut off. What was decided
+    /// and not begun follows from the state, so the next beat derives it again.
+    #[must_use]
+    pub fn for_at_most(&self, left: Duration) -> Self {
+        // With little time in all, half of it is for work: a beat that never acts is worse than one that is cut off.
+        let closing = CLOSING_TIME.min(left / 2);
+        Self {
+            closes_at: Some(Instant::now() + left - closing),
+            ..self.clone()
+        }
+    }
+
+    /// Whether it is too late to begin anything.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closes_at.is_some_and(|at| Instant::now() >= at)
     }
 
     /// The world it works on.
@@ -172,6 +195,10 @@ impl Reconciler {
 
     /// One look, decision and its effects. Answers whether another round is worth it.
     async fn round(&self, id: AssociationId, prefetched: &Prefetched) -> Result<bool, StoreError> {
+        if self.is_closing() {
+            info!("no time is left to begin anything; the next beat goes on");
+            return Ok(false);
+        }
         let Some(read) = self.world.store.get(id).await? else {
             return Ok(false);
         };
@@ -193,6 +220,10 @@ impl Reconciler {
         };
         let mut changed = decision.next.phase.name() != read.association.phase.name();
         for effect in &decision.effects {
+            if self.is_closing() {
+                info!(effect = %effect.kind(), "no time is left to begin it; the next beat derives it again");
+                return Ok(false);
+            }
             for event in self.act(&decision.next, effect).await {
                 changed |= self.apply(id, &event).await?.is_some_and(|applied| applied.changed);
             }

@@ -20,6 +20,7 @@ class Function:
     def __init__(self, binary, environment, log):
         self.binary, self.environment, self.log = binary, environment, log
         self.waiting, self.answers, self.process = queue.Queue(), {}, None
+        self.timeout = 60  # seconds that each invocation is told it has
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -39,7 +40,7 @@ class Function:
                     "Content-Type": "application/json",
                     "Content-Length": str(len(body)),
                     "Lambda-Runtime-Aws-Request-Id": request_id,
-                    "Lambda-Runtime-Deadline-Ms": str(int((time.time() + 60) * 1000)),
+                    "Lambda-Runtime-Deadline-Ms": str(int((time.time() + function.timeout) * 1000)),
                     "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:us-east-1:123456789012:function:test",
                     "Lambda-Runtime-Trace-Id": "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Sampled=0",
                 }.items():

@@ -84,6 +84,7 @@ def test_the_planner_queues_the_slots_of_the_next_minute_with_their_delays(stage
             slot = json.loads(one["Body"])["tick"]["slot"]
             assert list(slot["associations"]) == [f"vast-{gpu}"] and slot["shard"] == 0
             slots.append((slot["slot"], time.time()))
+            stage.sqs.delete_message(QueueUrl=stage.queue, ReceiptHandle=one["ReceiptHandle"])
         return len(slots) == 2
 
     until("both slots are due", due)
@@ -113,6 +114,18 @@ def test_a_missing_secret_is_an_answer_that_says_whose_fault_it_is_and_the_next_
     assert stage.api("GET", "/v1/associations") == (200, [])
     log = (stage.directory / "api.log").read_text()
     assert kept not in log and stage.token not in log and stage.hook_secret not in log
+
+
+def test_a_tick_without_time_orders_nothing_and_comes_again(stage):
+    gpu, tick = stage.cloud.rent(), stage.functions["sync_tick"]
+    stage.workspace(gpu)
+    tick.timeout = 0
+    assert stage.hook("on_gpu_created", "/hooks/gpu-created", {"gpu_id": str(gpu)})[0] == 200
+    until("ticks were refused", lambda: tick.log.exists() and tick.log.read_text().count("no time was left") >= 2)
+    orders = [one for one in stage.cloud.sim("GET", "/requests") if one["method"] == "POST" and "/instances" in one["path"]]
+    assert not orders, orders
+    tick.timeout = 60
+    stage.await_phase(gpu, "protected")
 
 
 def test_stale_foreign_and_newer_messages_are_told_apart(stage):
