@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PROGRAMS := -p warmspare -p warmspare-agent
 
-.PHONY: help setup build release functions deploy demo demo-fast test test-startup test-long explore contract contract-template contract-clients contract-functions lint deny
+.PHONY: help setup build release functions deploy demo demo-fast test test-startup test-long explore contract contract-template contract-clients contract-functions bench-functions lint deny
 
 help: ## Say what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 20
@@ -65,6 +65,12 @@ contract-functions: setup ## Play the failure story on the function binaries, ov
 	$(CARGO) build --locked -p simcloud -p warmspare-agent -p warmspare-functions
 	./tests/contract/setup.sh functions
 	./target/contract-functions-venv/bin/python -B -m pytest -q -p no:cacheprovider tests/contract/functions
+
+bench-functions: setup ## Hold cold start and warm latency of the webhook function against an empty one
+	$(CARGO) build --locked -p simcloud -p warmspare-agent
+	$(CARGO) build --locked --profile functions -p warmspare-functions --bin vast_webhook --example empty
+	./tests/contract/setup.sh functions
+	./target/contract-functions-venv/bin/python -B tests/bench/functions.py
 
 lint: ## Formatting and lints, warnings denied
 	$(CARGO) fmt --all --check

@@ -21,18 +21,22 @@ class Function:
         self.binary, self.environment, self.log = binary, environment, log
         self.waiting, self.answers, self.process = queue.Queue(), {}, None
         self.timeout = 60  # seconds that each invocation is told it has
+        self.first_poll = threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None  # a function that was killed broke its connection off
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def _handler(function):
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def log_message(self, *_):
                 pass
 
             def do_GET(self):
+                function.first_poll.set()
                 request_id, event = function.waiting.get()
                 body = json.dumps(event).encode()
                 self.send_response(200)

@@ -135,9 +135,11 @@ async fn tell(app: &App, notification: &Notification) -> Result<(), Failure> {
     } else {
         Event::LookRequested
     };
-    app.apply(known.id, &event).await?;
+    let applied = app.apply(known.id, &event).await?;
     // Even when the words changed nothing, they are a hint to look now.
-    app.nudge.nudge(known.id).await;
+    if !applied.changed {
+        app.nudge.nudge(known.id).await;
+    }
     Ok(())
 }
 
