@@ -1,10 +1,15 @@
 //! The association store over any place that can write an object on a condition.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use warmspare_domain::association::Association;
 use warmspare_domain::ids::AssociationId;
 
 use crate::ports::{AssociationStore, StoreError, Version, Versioned};
+use crate::report;
 use crate::wire::Stored;
 
 /// What must hold for a write to happen.
@@ -78,4 +83,35 @@ impl<O: Objects> AssociationStore for Associations<O> {
     async fn list(&self) -> Result<Vec<(AssociationId, Version)>, StoreError> {
         self.0.list().await
     }
+}
+
+/// Reads under way at the same time: a bucket starts at some 5,000 a second, a function has seconds.
+const READS_AT_ONCE: usize = 64;
+
+/// Reads these, many at a time, in the order of their ids. One that cannot be read is reported and left out, as is one that is gone.
+pub(crate) async fn read_many(
+    store: &Arc<dyn AssociationStore>,
+    ids: impl IntoIterator<Item = AssociationId>,
+) -> Result<Vec<Versioned>, StoreError> {
+    let (mut found, mut reads) = (Vec::new(), JoinSet::new());
+    let slots = Arc::new(Semaphore::new(READS_AT_ONCE));
+    for id in ids {
+        let (store, slots) = (Arc::clone(store), Arc::clone(&slots));
+        reads.spawn(async move {
+            let _slot = slots.acquire().await;
+            (id, store.get(id).await)
+        });
+    }
+    while let Some(read) = reads.join_next().await {
+        match read {
+            Ok((_, Ok(read))) => found.extend(read),
+            Ok((id, Err(error @ StoreError::Corrupt { .. }))) => {
+                tracing::error!(gpu.id = %id, error = report::chain(&error), "an association cannot be read; its standby is left alone");
+            }
+            Ok((_, Err(error))) => return Err(error),
+            Err(panicked) => return Err(StoreError::Unavailable(panicked.into())),
+        }
+    }
+    found.sort_unstable_by_key(|read| read.association.id);
+    Ok(found)
 }

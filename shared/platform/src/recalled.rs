@@ -4,16 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use warmspare_domain::association::{Association, Phase};
 use warmspare_domain::ids::AssociationId;
 
+use crate::associations::read_many;
 use crate::ports::{AssociationStore, StoreError, Version, Versioned};
-use crate::report;
-
-/// Reads under way at the same time: a bucket starts at some 5,000 a second, a function has seconds.
-const READS_AT_ONCE: usize = 64;
 
 /// Reads through, but answers from memory what a listing just said is still that version.
 ///
@@ -51,38 +46,17 @@ impl Recalled {
     /// # Errors
     /// When the store does not answer.
     pub async fn all(&self) -> Result<Vec<Versioned>, StoreError> {
-        let (mut all, mut reads) = (Vec::new(), JoinSet::new());
-        let slots = Arc::new(Semaphore::new(READS_AT_ONCE));
+        let (mut all, mut unknown) = (Vec::new(), Vec::new());
         for (id, version) in self.store.list().await? {
-            let known = self
-                .locked()
-                .read
-                .get(&id)
-                .filter(|read| read.version == version)
-                .cloned();
-            let Some(known) = known else {
-                let (store, slots) = (Arc::clone(&self.store), Arc::clone(&slots));
-                reads.spawn(async move {
-                    let _slot = slots.acquire().await;
-                    (id, store.get(id).await)
-                });
-                continue;
-            };
-            all.push(known);
-        }
-        while let Some(read) = reads.join_next().await {
-            match read {
-                Ok((id, Ok(Some(read)))) => {
-                    self.locked().read.insert(id, read.clone());
-                    all.push(read);
-                }
-                Ok((_, Ok(None))) => {}
-                Ok((id, Err(error @ StoreError::Corrupt { .. }))) => {
-                    tracing::error!(gpu.id = %id, error = report::chain(&error), "an association cannot be read; its standby is left alone");
-                }
-                Ok((_, Err(error))) => return Err(error),
-                Err(panicked) => return Err(StoreError::Unavailable(panicked.into())),
+            let memory = self.locked();
+            match memory.read.get(&id).filter(|read| read.version == version) {
+                Some(known) => all.push(known.clone()),
+                None => unknown.push(id),
             }
+        }
+        for read in read_many(&self.store, unknown).await? {
+            self.locked().read.insert(read.association.id, read.clone());
+            all.push(read);
         }
         all.sort_unstable_by_key(|read| read.association.id);
         Ok(all)

@@ -15,6 +15,7 @@ use warmspare_domain::event::Event;
 use warmspare_domain::ids::{AssociationId, Deployment, GpuId};
 use warmspare_domain::reason::Reason;
 
+use crate::associations::read_many;
 use crate::ports::{Agents, AssociationStore, Clock, GpuRow, Gpus, Standbys, StoreError, Versioned};
 use crate::pulse::Pulses;
 use crate::report;
@@ -276,17 +277,9 @@ impl Reconciler {
     /// # Errors
     /// When the store does not answer.
     pub async fn everything(&self) -> Result<Vec<Association>, StoreError> {
-        let mut associations = Vec::new();
-        for (id, _) in self.world.store.list().await? {
-            match self.world.store.get(id).await {
-                Ok(read) => associations.extend(read.map(|read| read.association)),
-                Err(error @ StoreError::Corrupt { .. }) => {
-                    tracing::error!(gpu.id = %id, error = report::chain(&error), "an association cannot be read; its standby is left alone");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(associations)
+        let ids = self.world.store.list().await?.into_iter().map(|(id, _)| id);
+        let read = read_many(&self.world.store, ids).await?;
+        Ok(read.into_iter().map(|read| read.association).collect())
     }
 
     async fn prefetch(&self, ids: &[AssociationId]) -> Prefetched {
