@@ -31,7 +31,7 @@ fn kill_after(standby: &Standby, delay: Duration, dice: &mut Dice) {
     }
 }
 
-fn change_something(gpu: &Machine, dice: &mut Dice, round: u64) {
+pub(crate) fn change_something(gpu: &Machine, dice: &mut Dice, round: u64) {
     for _ in 0..10 {
         let path = gpu.tree().join(format!("d{}/{}", dice.below(5), dice.below(40)));
         match dice.below(4) {
@@ -48,10 +48,10 @@ fn change_something(gpu: &Machine, dice: &mut Dice, round: u64) {
     }
 }
 
-type Kept = BTreeMap<String, (RecoveryPoint, BTreeMap<Vec<u8>, crate::support::Entry>)>;
+pub(crate) type Kept = BTreeMap<String, (RecoveryPoint, BTreeMap<Vec<u8>, crate::support::Entry>)>;
 
 /// Every recovery point ever seen is still what it was.
-fn check_points(standby: &Standby, seen: &mut Kept) {
+pub(crate) fn check_points(standby: &Standby, seen: &mut Kept) {
     let points = standby.points();
     for point in &points {
         let tree = read_tree(&standby.point_tree(point));

@@ -48,17 +48,27 @@ pub fn user() -> String {
 pub struct Machine {
     pub place: TempDir,
     pub port: u16,
+    address: String,
+    /// A program that everything of this machine runs in, with its arguments.
+    through: Vec<String>,
     sshd: Option<Child>,
 }
 
 impl Machine {
     pub fn start(authorized: &[&str]) -> Self {
+        Self::start_at("127.0.0.1", &[], authorized)
+    }
+
+    /// Starts one that answers at this address, inside another program if one is named.
+    pub fn start_at(address: &str, through: &[&str], authorized: &[&str]) -> Self {
         let place = tempfile::Builder::new().prefix("gpu-").tempdir().unwrap();
         // sshd -D reads this as its own user; as root it wants the way there closed to others.
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut machine = Self {
             place,
             port: 0,
+            address: address.to_owned(),
+            through: through.iter().map(ToString::to_string).collect(),
             sshd: None,
         };
         machine.new_host_key();
@@ -78,7 +88,7 @@ impl Machine {
 
     pub fn host(&self) -> Host {
         Host {
-            address: "127.0.0.1".into(),
+            address: self.address.clone(),
             port: self.port,
             user: user(),
         }
@@ -102,8 +112,9 @@ impl Machine {
     pub fn write_config(&self, extra: &str) {
         let at = |name: &str| self.place.path().join(name).display().to_string();
         let config = format!(
-            "ListenAddress 127.0.0.1\nPort {}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\n\
+            "ListenAddress {}\nPort {}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\n\
              UsePAM no\nPasswordAuthentication no\nMaxStartups 100\nPermitRootLogin yes\n{extra}\nSetEnv SHLVL=5\n",
+            self.address,
             self.port,
             at("host_key"),
             at("authorized_keys"),
@@ -126,7 +137,8 @@ impl Machine {
             }
             self.write_config(extra);
             let log = fs::File::create(self.place.path().join("sshd.log")).unwrap();
-            let words: Vec<&str> = through.iter().copied().chain(["/usr/sbin/sshd"]).collect();
+            let outer = self.through.iter().map(String::as_str);
+            let words: Vec<&str> = outer.chain(through.iter().copied()).chain(["/usr/sbin/sshd"]).collect();
             let mut sshd = Command::new(words[0])
                 .args(&words[1..])
                 .arg("-D")
@@ -142,7 +154,9 @@ impl Machine {
                 if sshd.try_wait().unwrap().is_some() {
                     return Some(false);
                 }
-                TcpStream::connect(("127.0.0.1", self.port)).is_ok().then_some(true)
+                TcpStream::connect((self.address.as_str(), self.port))
+                    .is_ok()
+                    .then_some(true)
             });
             if up {
                 self.sshd = Some(sshd);
