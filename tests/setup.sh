@@ -23,6 +23,7 @@ if [ "$(id -u)" -eq 0 ]; then # what mounts disks runs as root only
     need visudo sudo
     need curl curl
     need python3 python3
+    need ip iproute2
 fi
 
 if [ -n "$missing" ]; then

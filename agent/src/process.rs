@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
@@ -67,6 +67,30 @@ pub fn run(command: &mut Command, input: &[u8], deadline: Duration) -> Result<Fi
         stdout,
         stderr,
     })
+}
+
+/// Leaves a quarter of the machine's memory to everybody else: a hostile machine may send lists without end, and what it fills must not be the standby.
+pub fn limit_memory(child: &Child) {
+    let total = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let kibibytes: u64 = text
+            .strip_prefix("MemTotal:")?
+            .split_whitespace()
+            .next()?
+            .parse()
+            .ok()?;
+        Some(kibibytes << 10)
+    });
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let (Some(total), Some(pid)) = (total, pid) {
+        let current = rustix::process::getrlimit(Resource::As);
+        let most = current.maximum.unwrap_or(u64::MAX).min(total / 4 * 3);
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        // Refused only for a child that has ended already.
+        let _ = rustix::process::prlimit(Some(pid), Resource::As, limit);
+    }
 }
 
 /// Waits for a child, but not for ever.

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,9 @@ pub const PARTIAL: &str = ".warmspare-partial";
 
 /// How often the caller may look whether the work is still wanted.
 const GLANCE: Duration = Duration::from_millis(100);
+
+/// Every one of them may name a file that is remembered.
+const COMPLAINTS_AT_MOST: u64 = 200_000;
 
 // Everything a copy must keep: recursion, links, modes, times to the nanosecond (else a file rewritten within one second at the
 // same size would be missed), owners by number, hard links, holes, and extended attributes that belong to users. No devices, no
@@ -159,6 +162,7 @@ impl Transfer {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| cannot_start("rsync", error))?;
+        process::limit_memory(&child);
         let words = listen(&mut child);
         let mut heard = Heard::default();
         let wish = follow(&words, &mut heard, &mut watch);
@@ -195,7 +199,8 @@ enum Word {
 }
 
 fn listen(child: &mut Child) -> Receiver<Word> {
-    let (sender, receiver) = channel();
+    // Bounded, so that a machine that talks faster than we listen waits for us.
+    let (sender, receiver) = sync_channel(1 << 12);
     if let Some(pipe) = child.stdout.take() {
         forward(pipe, sender.clone(), Word::Out, Some(Word::OutEnded));
     }
@@ -205,7 +210,12 @@ fn listen(child: &mut Child) -> Receiver<Word> {
     receiver
 }
 
-fn forward(mut pipe: impl Read + Send + 'static, sender: Sender<Word>, make: fn(String) -> Word, end: Option<Word>) {
+fn forward(
+    mut pipe: impl Read + Send + 'static,
+    sender: SyncSender<Word>,
+    make: fn(String) -> Word,
+    end: Option<Word>,
+) {
     thread::spawn(move || {
         let mut line = Vec::new();
         let mut chunk = [0; 4096];
@@ -245,7 +255,14 @@ fn follow(words: &Receiver<Word>, heard: &mut Heard, watch: &mut impl FnMut(Opti
                     progress = Some(now);
                 }
             }
-            Ok(Word::Err(line)) => heard.complain(&line),
+            Ok(Word::Err(line)) => {
+                heard.complain(&line);
+                if heard.complaints > COMPLAINTS_AT_MOST {
+                    return Wish::Stop(
+                        "the GPU complains without end, over 200,000 files that cannot be read: exclude them, or make them readable",
+                    );
+                }
+            }
             Ok(Word::OutEnded) | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Wish::GoOn,
         }
@@ -271,6 +288,7 @@ fn drain(words: &Receiver<Word>, until: Instant) {
 #[derive(Default)]
 struct Heard {
     done: Transferred,
+    complaints: u64,
     full: bool,
     unforgiven: Option<String>,
     words: String,
@@ -278,6 +296,7 @@ struct Heard {
 
 impl Heard {
     fn complain(&mut self, line: &str) {
+        self.complaints += 1;
         if self.words.len() < 1 << 16 {
             self.words.push_str(line);
             self.words.push('\n');

@@ -6,6 +6,7 @@ mod binding;
 mod cuts;
 mod downloads;
 mod guards;
+mod hostile;
 mod kills;
 mod passes;
 mod restores;
