@@ -16,6 +16,7 @@ use warmspare_domain::ids::{AssociationId, Deployment, GpuId};
 use warmspare_domain::reason::Reason;
 
 use crate::ports::{Agents, AssociationStore, Clock, GpuRow, Gpus, Standbys, StoreError, Versioned};
+use crate::prices::PriceList;
 use crate::pulse::Pulses;
 use crate::report;
 
@@ -49,6 +50,8 @@ pub struct World {
     pub clock: Arc<dyn Clock>,
     /// What the agents said last.
     pub pulses: Arc<Pulses>,
+    /// What standbys cost.
+    pub prices: Arc<PriceList>,
 }
 
 /// How the reconciler behaves.
