@@ -115,6 +115,22 @@ def test_a_missing_secret_is_an_answer_that_says_whose_fault_it_is_and_the_next_
     assert kept not in log and stage.token not in log and stage.hook_secret not in log
 
 
+def test_the_sweep_reads_the_prices_once_a_day_and_the_api_finds_them_in_the_bucket(stage):
+    def readings():
+        return [one for one in stage.cloud.sim("GET", "/requests") if one["path"].endswith("/skus") and "pageToken" not in one["query"]]
+
+    for _ in range(2):
+        assert stage.functions["sweep"].invoke({}) == {"orphans": 0}
+        stage.functions["sweep"].kill()  # the next one is cold, and finds them, too
+    assert len(readings()) == 1
+    status, estimate = stage.api("GET", f"/v1/estimate?gpu={stage.cloud.rent()}")
+    assert status == 200 and estimate["monthly"][0]["origin"] == "catalogue", estimate
+    assert "read from Google's Cloud Billing Catalog at" in estimate["table"]
+    control_plane = estimate["monthly"][-1]
+    assert control_plane["what"] == "control plane (functions, shared by 1)" and 500_000 < control_plane["micro_usd"] < 1_500_000
+    assert len(readings()) == 1
+
+
 def test_stale_foreign_and_newer_messages_are_told_apart(stage):
     def outcome(body):
         message = {"MessageId": "m-1", "ReceiptHandle": "r", "Body": body if isinstance(body, str) else json.dumps(body)}
