@@ -2,6 +2,7 @@
 //!
 //! Nothing is kept from one invocation to the next but clients and caches that may be stale.
 
+pub mod costs;
 pub mod http;
 pub mod parameters;
 pub mod queue;

@@ -13,12 +13,13 @@ use warmspare_platform::adapters::gcs::{GcsAssociations, GcsHeartbeats, GcsObjec
 use warmspare_platform::adapters::google::{Federated, GoogleCredentials, TokenSource};
 use warmspare_platform::assemble::{self, Surroundings, reconcile_settings};
 use warmspare_platform::config::Config;
-use warmspare_platform::handlers::{App, Nudge};
+use warmspare_platform::handlers::{App, ControlPlane, Nudge};
 use warmspare_platform::pulse::Pulses;
 use warmspare_platform::recalled::Recalled;
 use warmspare_platform::reconcile::Reconciler;
 use warmspare_platform::report;
 
+use crate::costs;
 use crate::parameters;
 use crate::queue::{NextSlot, QueueNudge, TickQueue};
 use crate::schedule::BeatSchedule;
@@ -172,11 +173,13 @@ impl Warm {
         };
         let objects = GcsObjects::new(bucket, Arc::clone(&tokens)).await?;
         let heartbeats = objects.heartbeats();
+        let price_shelf = Arc::new(objects.prices());
         let recalled = Arc::new(Recalled::over(Arc::new(GcsAssociations::over(objects))));
         let around = Surroundings {
             store: Arc::clone(&recalled) as _,
             tokens,
             pulses: Arc::new(Pulses::default()),
+            price_shelf,
         };
         let world = assemble::world(&config, around)?;
         let reconciler = Reconciler::new(world, reconcile_settings(&config));
@@ -188,8 +191,10 @@ impl Warm {
             Some(queue) => Arc::new(QueueNudge::new(queue.clone(), schedule.clone())),
             None => Arc::new(NextSlot),
         };
+        let mut app = App::new(&config, reconciler, nudge);
+        app.control_plane = ControlPlane::Functions(costs::per_gpu_month);
         let ready = Ready {
-            app: App::new(&config, reconciler, nudge),
+            app,
             queue,
             schedule,
             recalled,

@@ -12,27 +12,12 @@ use async_trait::async_trait;
 use warmspare_domain::association::{Association, Phase};
 use warmspare_domain::ids::{AssociationId, GpuId};
 use warmspare_domain::units::Timestamp;
+use warmspare_functions::costs::{BATCH, Operations, PAGE, per_gpu_month};
 use warmspare_platform::adapters::memory::MemoryAssociations;
 use warmspare_platform::config::Config;
 use warmspare_platform::ports::{AssociationStore, StoreError, Version, Versioned};
 use warmspare_platform::recalled::Recalled;
 use warmspare_platform::slots::{Tick, next_minute};
-
-const MINUTES_A_MONTH: f64 = 30.0 * 24.0 * 60.0;
-/// Messages in one call to the queue, and names in one page of a listing.
-const BATCH: u32 = 10;
-const PAGE: u32 = 1000;
-
-/// Dollars for one of each.
-mod price {
-    pub(super) const SCHEDULED: f64 = 1.00e-6;
-    pub(super) const QUEUE_REQUEST: f64 = 0.40e-6;
-    pub(super) const INVOCATION: f64 = 0.20e-6;
-    /// A GB for a second; the functions have a quarter of one.
-    pub(super) const GB_SECOND: f64 = 0.000_013_333_4;
-    pub(super) const CLASS_A: f64 = 5.0e-6;
-    pub(super) const CLASS_B: f64 = 0.4e-6;
-}
 
 /// Counts what reaches the bucket.
 #[derive(Default)]
@@ -119,20 +104,21 @@ impl Fleet {
         messages
     }
 
-    async fn dollars_per_gpu_month(&self, minutes: u32) -> f64 {
+    /// What these minutes needed.
+    async fn operations(&self, minutes: u32) -> Operations {
         let messages = self.play(minutes).await;
-        let reads = self.counted.reads.load(Ordering::SeqCst);
-        let pages = self.counted.lists.load(Ordering::SeqCst) * self.gpus.div_ceil(PAGE);
-        // 1.5 to 4 s for a shard of 50 (`aws.md` §3), so 50 ms for each GPU more.
-        let slot_s = 1.5 + 0.05 * f64::from(self.gpus) / f64::from(self.shards);
-        let run = |seconds: f64| price::INVOCATION + seconds * 0.25 * price::GB_SECOND;
-        let played = f64::from(minutes) * (price::SCHEDULED + run(1.0))
-            + f64::from(messages.div_ceil(BATCH) + 2 * messages) * price::QUEUE_REQUEST
-            // A slot reads and writes one heartbeat.
-            + f64::from(messages) * (run(slot_s) + price::CLASS_A + price::CLASS_B)
-            + f64::from(pages) * price::CLASS_A
-            + f64::from(reads) * price::CLASS_B;
-        played * MINUTES_A_MONTH / f64::from(minutes) / f64::from(self.gpus)
+        Operations {
+            minutes,
+            messages,
+            sends: minutes * (messages / minutes).div_ceil(BATCH),
+            pages: self.counted.lists.load(Ordering::SeqCst) * self.gpus.div_ceil(PAGE),
+            reads: self.counted.reads.load(Ordering::SeqCst),
+            gpus_a_shard: self.gpus.div_ceil(self.shards),
+        }
+    }
+
+    async fn dollars_per_gpu_month(&self, minutes: u32) -> f64 {
+        self.operations(minutes).await.dollars_a_month() / f64::from(self.gpus)
     }
 }
 
@@ -166,4 +152,16 @@ async fn ten_thousand_gpus_cost_at_most_three_cents_each_and_one_alone_a_dollar_
     assert!(many <= 0.03, "{many}");
     assert!(hundred <= 0.05, "{hundred}");
     assert!(one <= 1.5, "{one}");
+}
+
+#[tokio::test]
+async fn the_share_that_an_estimate_names_is_what_really_happens() {
+    for (gpus, shards, minutes) in [(1, 1, 60), (100, 1, 30), (1000, 10, 3)] {
+        let counted = Fleet::new(gpus, shards, 2).await.dollars_per_gpu_month(minutes).await;
+        let named = per_gpu_month(gpus).dollars();
+        assert!(
+            (named - counted).abs() < 0.02 * counted,
+            "{gpus} GPUs: {named} named, {counted} counted"
+        );
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use warmspare_platform::adapters::directory::DirectoryAssociations;
 use warmspare_platform::adapters::google::GoogleCredentials;
+use warmspare_platform::adapters::price_file::PriceFile;
 use warmspare_platform::assemble::{self, Surroundings};
 use warmspare_platform::config::Config;
 use warmspare_platform::pulse::Pulses;
@@ -23,6 +24,7 @@ pub(super) async fn real(config: &Config, pulses: Arc<Pulses>) -> anyhow::Result
         store: Arc::new(store),
         tokens: Arc::new(tokens),
         pulses,
+        price_shelf: Arc::new(PriceFile::new(config.state_dir.join("prices.json"))),
     };
     Ok(assemble::world(config, around)?)
 }

@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::json;
 use warmspare_platform::adapters::directory::DirectoryAssociations;
 use warmspare_platform::adapters::google::{GoogleCredentials, TokenSource};
+use warmspare_platform::adapters::price_file::PriceFile;
 use warmspare_platform::adapters::vast::{VastGpus, VastSettings};
 use warmspare_platform::assemble::{self, Surroundings};
 use warmspare_platform::config::Config;
@@ -220,6 +221,7 @@ async fn compute(config: &Config, tokens: Arc<dyn TokenSource>) -> Finding {
         store: Arc::new(warmspare_platform::adapters::memory::MemoryAssociations::default()),
         tokens,
         pulses: Arc::new(Pulses::default()),
+        price_shelf: Arc::new(PriceFile::new(config.state_dir.join("prices.json"))),
     };
     let world = match assemble::world(config, around) {
         Ok(world) => world,

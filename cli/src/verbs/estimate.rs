@@ -22,14 +22,20 @@ pub(crate) struct Estimate {
     /// How many GB a restore would move.
     #[arg(long, default_value_t = 10)]
     data_gb: u32,
+    /// How many files its source path will have: many small ones want a faster disk.
+    #[arg(long)]
+    expected_files: Option<u64>,
 }
 
 impl Estimate {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        let query = format!(
+        let mut query = format!(
             "gpu={}&gb_per_day={}&data_gb={}",
             self.gpu, self.gb_per_day, self.data_gb
         );
+        if let Some(files) = self.expected_files {
+            query.push_str(&format!("&expected_files={files}"));
+        }
         let estimate: Value = self.api.get(&format!("/v1/estimate?{query}")).await?;
         if self.api.json {
             print_json(&estimate)?;

@@ -16,11 +16,20 @@ pub(crate) struct Protect {
     api: Api,
     /// The Vast.ai contract number.
     gpu: GpuId,
+    /// How many files its source path will have: many small ones want a faster disk.
+    #[arg(long)]
+    expected_files: Option<u64>,
 }
 
 impl Protect {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        let answer: Value = self.api.post("/v1/associations", &json!({"gpu": self.gpu})).await?;
+        let answer: Value = self
+            .api
+            .post(
+                "/v1/associations",
+                &json!({"gpu": self.gpu, "expected_files": self.expected_files}),
+            )
+            .await?;
         if self.api.json {
             print_json(&answer)?;
         } else {

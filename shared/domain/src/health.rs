@@ -1,6 +1,9 @@
 //! How well an association does, computed from what is known, never stored.
 
+use std::time::Duration;
+
 use crate::association::{Association, Copying, Link, OutbidNotice, Phase, Saved, Trust};
+use crate::disk_speed::{self, Load, cheap_disk_needs};
 use crate::units::{Bytes, Timestamp};
 
 /// What the last heartbeat said of the data.
@@ -12,6 +15,21 @@ pub struct Heartbeat {
     pub disk_free: Bytes,
     /// Its size.
     pub disk_total: Bytes,
+    /// The last complete pass.
+    pub last_pass: Option<LastPass>,
+}
+
+/// What the last complete pass did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastPass {
+    /// How long it took.
+    pub took: Duration,
+    /// Regular files in the tree.
+    pub files: u64,
+    /// Those created or changed.
+    pub changed_files: u64,
+    /// What crossed the network.
+    pub wire_bytes: Bytes,
 }
 
 /// How well an association does.
@@ -43,6 +61,7 @@ pub fn health(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp) ->
     let mut notes: Vec<(Grade, String)> = Vec::new();
     note_phase(a, now, &mut notes);
     note_lag(a, heartbeat, now, &mut notes);
+    notes.extend(slow_disk(a, heartbeat).map(|text| (Grade::Degraded, text)));
     if let Some(beat) = heartbeat
         && beat.disk_total.0 > 0
         && beat.disk_free.0.saturating_mul(100) / beat.disk_total.0 < LOW_DISK_PERCENT
@@ -146,4 +165,34 @@ fn note_lag(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp, note
         );
         notes.push((Grade::Bad, text));
     }
+}
+
+/// A pass that takes longer than a beat delays the next one.
+const LONG_PASS: Duration = Duration::from_secs(30);
+
+/// Says when the disk, rather than the network or the GPU, makes passes long. The first pass is no measure: it writes everything once.
+fn slow_disk(a: &Association, heartbeat: Option<&Heartbeat>) -> Option<String> {
+    let (Phase::Protected, machine) = (&a.phase, &a.policy.machine) else {
+        return None;
+    };
+    let pass = heartbeat?.last_pass?;
+    let load = Load {
+        scanned_files: pass.files,
+        changed_files: pass.changed_files,
+        bytes: pass.wire_bytes,
+    };
+    let disk = cheap_disk_needs(machine.disk_gb, &load);
+    let is_first = pass.changed_files >= pass.files;
+    if machine.disk_type != disk_speed::CHEAP || is_first || pass.took < LONG_PASS || disk < pass.took / 2 {
+        return None;
+    }
+    Some(format!(
+        "the last pass took {} s, most of it for the slow {} disk ({} of {} files changed). Set gcp_disk_type = \"{}\": new standbys get it; for \
+         this GPU release its standby and protect it anew while it runs (its recovery points go with the old disk)",
+        pass.took.as_secs(),
+        disk_speed::CHEAP,
+        pass.changed_files,
+        pass.files,
+        disk_speed::FAST
+    ))
 }

@@ -5,6 +5,7 @@
 
 pub mod association;
 pub mod decide;
+pub mod disk_speed;
 pub mod effect;
 pub mod event;
 pub mod halt;

@@ -1,6 +1,8 @@
 //! The real things behind the ports. Each sits behind a cargo feature of its name, because each brings dependencies of its own.
 
 #[cfg(feature = "compute")]
+pub mod billing;
+#[cfg(feature = "compute")]
 pub mod compute;
 pub mod directory;
 #[cfg(test)]
@@ -13,6 +15,7 @@ pub mod google;
 #[cfg(any(feature = "compute", feature = "vast"))]
 mod http;
 pub mod memory;
+pub mod price_file;
 #[cfg(test)]
 #[cfg(any(feature = "compute", feature = "vast"))]
 mod published_schema;

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::adapters::billing::CloudBilling;
 use crate::adapters::compute::{ComputeEngine, ComputeSettings};
 use crate::adapters::google::TokenSource;
 use crate::adapters::ssh::{OperatorKeyError, RunAs, SshAgents, SshSettings, SshSetupError, operator_key};
 use crate::adapters::vast::{VastGpus, VastSettings};
 use crate::config::Config;
-use crate::ports::{AssociationStore, Clock, ProviderError};
+use crate::ports::{AssociationStore, Clock, PriceShelf, ProviderError};
+use crate::prices::PriceList;
 use crate::pulse::Pulses;
 use crate::reconcile::{ReconcileSettings, World};
 
@@ -24,6 +26,8 @@ pub struct Surroundings {
     pub tokens: Arc<dyn TokenSource>,
     /// What the agents said last.
     pub pulses: Arc<Pulses>,
+    /// Where the last price list is kept.
+    pub price_shelf: Arc<dyn PriceShelf>,
 }
 
 /// Why the world cannot be set up. Nothing was called.
@@ -81,12 +85,15 @@ pub fn world(config: &Config, around: Surroundings) -> Result<World, SetupError>
             config.machines.standby_data_dir.clone(),
         )
     };
+    let billing = CloudBilling::new(&config.gcp.billing_url, Arc::clone(&around.tokens))?;
+    let clock = Arc::new(SystemClock);
     Ok(World {
         store: around.store,
         gpus: Arc::new(VastGpus::new(vast)?),
         standbys: Arc::new(ComputeEngine::new(compute, around.tokens)?),
         agents: Arc::new(SshAgents::new(ssh)?),
-        clock: Arc::new(SystemClock),
+        prices: Arc::new(PriceList::new(Arc::new(billing), around.price_shelf, clock.clone())),
+        clock,
         pulses: around.pulses,
     })
 }

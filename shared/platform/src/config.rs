@@ -10,11 +10,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use warmspare_domain::disk_speed;
 use warmspare_domain::ids::{Deployment, Zone};
 use warmspare_domain::policy::{Failover, MachineSpec, Policy, Provisioning, SupersededGpu, WhenDeletedAtVast};
 use warmspare_domain::units::{MicroUsd, Seconds};
 
-use crate::placement::{ZoneWish, place};
+use crate::disk_choice::DiskWish;
+use crate::placement::{DEFAULT_MAX_DISTANCE_KM, ZoneWish};
 
 mod reader;
 
@@ -33,6 +35,8 @@ pub struct Config {
     pub policy: Policy,
     /// Whether the machine's zone is fixed or chosen near the GPU.
     pub zone: ZoneWish,
+    /// Whether the disk's type is fixed or chosen by the load.
+    pub disk: DiskWish,
     /// Whether `on_gpu_created` makes standbys.
     pub auto_standby: bool,
     /// Vast.ai.
@@ -65,6 +69,8 @@ pub struct VastConfig {
 pub struct GcpConfig {
     /// Compute Engine's address.
     pub url: String,
+    /// The address of Google's price list.
+    pub billing_url: String,
     /// The project that pays.
     pub project: String,
     /// The VPC network of the standbys.
@@ -192,7 +198,16 @@ pub const SETTINGS: &[Setting] = &[
         "login or metadata server",
         "service account key file (GOOGLE_APPLICATION_CREDENTIALS works, too)",
     ),
-    setting("gcp_zone", "near the GPU", "always make standbys in this zone"),
+    setting(
+        "gcp_zone",
+        "the cheapest near the GPU",
+        "always make standbys in this zone",
+    ),
+    setting(
+        "gcp_max_distance_km",
+        "2000",
+        "how far from the region nearest to the GPU a cheaper one may be; 0: always the nearest",
+    ),
     setting(
         "gcp_default_region",
         "us-central1",
@@ -202,12 +217,22 @@ pub const SETTINGS: &[Setting] = &[
     setting("gcp_disk_size", "100", "size of the data disk in GB"),
     setting(
         "gcp_disk_type",
-        "pd-standard",
-        "type of the data disk; pd-balanced for many small files",
+        "by expected_files",
+        "type of the data disk: pd-standard, or pd-balanced for many small files",
+    ),
+    setting(
+        "expected_files",
+        "unknown",
+        "how many files a GPU's source path will have; it decides the type of the disk",
     ),
     setting("gcp_spot", "true", "Spot machines: cheap, and taken back at times"),
     setting("gcp_network", "default", "VPC network of the standbys"),
     setting("gcp_url", "Google's", "address of Compute Engine's API"),
+    setting(
+        "gcp_billing_url",
+        "Google's",
+        "address of Google's price list (Cloud Billing)",
+    ),
     setting("vast_url", "Vast's", "address of Vast.ai's API"),
     setting(
         "vast_pace_percent",
@@ -309,6 +334,7 @@ impl Config {
     fn read(read: &mut Reader<'_>) -> Self {
         let failover = read_failover(read);
         let zone = read_zone(read);
+        let disk = read_disk(read);
         Self {
             deployment: read.parsed(
                 "deployment",
@@ -325,7 +351,10 @@ impl Config {
                 machine: MachineSpec {
                     machine_type: read.checked("gcp_machine_type", "e2-medium", check_resource),
                     disk_gb: read.bounded("gcp_disk_size", 100, 10..=65_536),
-                    disk_type: read.checked("gcp_disk_type", "pd-standard", check_resource),
+                    disk_type: match &disk {
+                        DiskWish::Fixed(disk_type) => disk_type.clone(),
+                        DiskWish::ByLoad { .. } => disk_speed::CHEAP.to_owned(),
+                    },
                     provisioning: if read.yes_or_no("gcp_spot", true) {
                         Provisioning::Spot
                     } else {
@@ -349,6 +378,7 @@ impl Config {
                 ),
             },
             zone,
+            disk,
             auto_standby: read.yes_or_no("auto_standby_enabled", true),
             vast: VastConfig {
                 url: read.checked("vast_url", "https://console.vast.ai", check_url),
@@ -357,6 +387,7 @@ impl Config {
             },
             gcp: GcpConfig {
                 url: read.checked("gcp_url", "https://compute.googleapis.com", check_url),
+                billing_url: read.checked("gcp_billing_url", "https://cloudbilling.googleapis.com", check_url),
                 project: read.required(
                     "gcp_project",
                     "the id of the Google Cloud project that pays for the standbys",
@@ -429,8 +460,11 @@ fn read_failover(read: &mut Reader<'_>) -> Failover {
 
 fn read_zone(read: &mut Reader<'_>) -> ZoneWish {
     let default_region = read.text("gcp_default_region").unwrap_or("us-central1").to_owned();
-    let near = ZoneWish::Near { default_region };
-    if let Err(error) = place("", &near) {
+    let near = ZoneWish::Near {
+        default_region,
+        max_distance_km: read.bounded("gcp_max_distance_km", DEFAULT_MAX_DISTANCE_KM, 0..=20_100),
+    };
+    if let Err(error) = near.check() {
         read.wrong("gcp_default_region", &error.to_string());
     }
     let fixed = match read.text("gcp_zone").map(str::parse::<Zone>) {
@@ -441,10 +475,21 @@ fn read_zone(read: &mut Reader<'_>) -> ZoneWish {
             return near;
         }
     };
-    if let Err(error) = place("", &fixed) {
+    if let Err(error) = fixed.check() {
         read.wrong("gcp_zone", &error.to_string());
     }
     fixed
+}
+
+fn read_disk(read: &mut Reader<'_>) -> DiskWish {
+    let expected_files = match read.bounded("expected_files", 0, 0..=u64::MAX) {
+        0 => None,
+        files => Some(files),
+    };
+    match read.text("gcp_disk_type") {
+        None => DiskWish::ByLoad { expected_files },
+        Some(_) => DiskWish::Fixed(read.checked("gcp_disk_type", disk_speed::CHEAP, check_resource)),
+    }
 }
 
 fn default_state_dir() -> PathBuf {

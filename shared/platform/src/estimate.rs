@@ -1,32 +1,39 @@
-//! What protecting one GPU costs, line by line.
+//! What protecting one GPU costs, line by line, and how far each line can be believed.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use serde::Serialize;
+use warmspare_domain::disk_speed;
 use warmspare_domain::ids::GpuId;
-use warmspare_domain::policy::{MachineSpec, Provisioning};
+use warmspare_domain::policy::MachineSpec;
 use warmspare_domain::units::MicroUsd;
 
-use crate::prices::{self, HOURS_PER_MONTH, NanoUsd, NoPrice};
-
-/// A boot disk of Debian with rsync.
-const BOOT_DISK_GB: u64 = 10;
+use crate::prices::{self, NoPrice, Origin, Prices};
 
 /// What to estimate.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct EstimateInput {
     /// Whose standby.
     pub gpu: GpuId,
     /// The region of the standby.
     pub region: String,
+    /// Where the standby is or would be, and why.
+    pub placement: String,
     /// The standby.
     pub machine: MachineSpec,
+    /// Why this type of disk.
+    pub disk_reason: String,
+    /// What is known of prices.
+    pub prices: Prices,
     /// What the GPU's host asks for a GB of outgoing traffic.
     pub upload_price_per_gb: MicroUsd,
     /// How many GB change a day.
     pub gb_per_day: u32,
     /// How many GB a restore moves.
     pub data_gb: u32,
+    /// The control plane's share for this GPU: what it is, and what it costs a month.
+    pub control_plane: (String, MicroUsd),
 }
 
 /// What it costs.
@@ -36,16 +43,20 @@ pub struct Estimate {
     pub gpu: GpuId,
     /// The region of the standby.
     pub region: String,
+    /// Where the standby is or would be, and why.
+    pub placement: String,
+    /// Why this type of disk.
+    pub disk_reason: String,
     /// What is paid every month.
     pub monthly: Vec<Line>,
     /// Their sum.
     pub micro_usd_per_month: MicroUsd,
     /// What a restore costs, once.
     pub micro_usd_per_restore: MicroUsd,
-    /// When the prices were true.
-    pub prices_of: &'static str,
-    /// Where they come from.
-    pub source: &'static str,
+    /// When the machine's price was true.
+    pub prices_of: String,
+    /// Where each kind of price comes from, and how old it is.
+    pub sources: Vec<String>,
     /// All of it, for a person.
     pub table: String,
 }
@@ -57,6 +68,8 @@ pub struct Line {
     pub what: String,
     /// How much a month.
     pub micro_usd: MicroUsd,
+    /// Who says so, of what is paid to Google.
+    pub origin: Option<Origin>,
 }
 
 /// Estimates what protecting a GPU costs.
@@ -64,90 +77,116 @@ pub struct Line {
 /// # Errors
 /// When a price is not known.
 pub fn estimate(input: &EstimateInput) -> Result<Estimate, NoPrice> {
-    let (machine, region) = (&input.machine, prices::of_region(&input.region)?);
-    let spot = match machine.provisioning {
-        Provisioning::Spot => "Spot",
-        Provisioning::Standard => "standard",
-    };
-    let hourly = |price: NanoUsd| price.times(HOURS_PER_MONTH).micro();
-    let disk = |gb: u64, price: NanoUsd| price.times(gb).micro();
+    let parts = input.prices.standby(&input.region, &input.machine)?;
     let synced_gb = u64::from(input.gb_per_day) * 30;
-    let monthly = vec![
-        line(
-            format!("{} {spot} machine", machine.machine_type),
-            hourly(region.machine(&machine.machine_type, machine.provisioning)?),
-        ),
-        line(
-            "external IPv4 address".to_owned(),
-            hourly(prices::address(machine.provisioning)),
-        ),
-        line(
-            format!("{} GB {} data disk", machine.disk_gb, machine.disk_type),
-            disk(u64::from(machine.disk_gb), region.disk(&machine.disk_type)?),
-        ),
-        line(
-            format!("{BOOT_DISK_GB} GB pd-standard boot disk"),
-            disk(BOOT_DISK_GB, region.disk("pd-standard")?),
-        ),
-        line(
-            format!("{synced_gb} GB pulled, at the GPU host's price"),
-            MicroUsd(input.upload_price_per_gb.0 * synced_gb),
-        ),
-        line("control plane (this process)".to_owned(), MicroUsd(0)),
-    ];
-    let total = MicroUsd(monthly.iter().map(|line| line.micro_usd.0).sum());
-    let restore = region.egress().times(u64::from(input.data_gb)).micro();
-    let table = words(input, &monthly, total, restore);
-    Ok(Estimate {
+    let mut monthly: Vec<_> = parts
+        .into_iter()
+        .map(|part| Line {
+            what: part.what,
+            micro_usd: part.month.amount.micro(),
+            origin: Some(part.month.origin),
+        })
+        .collect();
+    monthly.push(line(
+        format!("{synced_gb} GB pulled, at the GPU host's price"),
+        MicroUsd(input.upload_price_per_gb.0.saturating_mul(synced_gb)),
+    ));
+    monthly.push(line(input.control_plane.0.clone(), input.control_plane.1));
+    let restore = prices::egress(&input.region).times(u64::from(input.data_gb)).micro();
+    let origins: BTreeSet<_> = monthly.iter().filter_map(|line| line.origin).collect();
+    let machine_origin = monthly.first().and_then(|line| line.origin).unwrap_or(Origin::Table);
+    let mut estimate = Estimate {
         gpu: input.gpu,
         region: input.region.clone(),
-        monthly,
-        micro_usd_per_month: total,
+        placement: input.placement.clone(),
+        disk_reason: input.disk_reason.clone(),
+        micro_usd_per_month: MicroUsd(monthly.iter().map(|line| line.micro_usd.0).sum()),
         micro_usd_per_restore: restore,
-        prices_of: prices::DATE,
-        source: prices::SOURCE,
-        table,
-    })
+        prices_of: input.prices.date(machine_origin),
+        sources: origins.into_iter().map(|origin| input.prices.words(origin)).collect(),
+        monthly,
+        table: String::new(),
+    };
+    estimate.table = words(input, &estimate);
+    Ok(estimate)
 }
 
 fn line(what: String, micro_usd: MicroUsd) -> Line {
-    Line { what, micro_usd }
+    Line {
+        what,
+        micro_usd,
+        origin: None,
+    }
 }
 
-fn words(input: &EstimateInput, lines: &[Line], total: MicroUsd, restore: MicroUsd) -> String {
-    let mut table = format!("standby of GPU {} in {}, a month:\n", input.gpu, input.region);
-    for line in lines {
-        let _ = writeln!(table, "  {:<44} {:>9.2} USD", line.what, line.micro_usd.dollars());
+fn words(input: &EstimateInput, estimate: &Estimate) -> String {
+    let mut table = format!("standby of GPU {} {}\n", input.gpu, input.placement);
+    let _ = writeln!(table, "{} disk: {}", input.machine.disk_type, input.disk_reason);
+    let _ = writeln!(table, "a month:");
+    for line in &estimate.monthly {
+        // Only what should have been read, and was not, is marked.
+        let mark = if line.origin == Some(Origin::Table) {
+            format!("  (of {})", prices::DATE)
+        } else {
+            String::new()
+        };
+        let _ = writeln!(table, "  {:<48} {:>9.2} USD{mark}", line.what, line.micro_usd.dollars());
     }
-    let _ = writeln!(table, "  {:<44} {:>9.2} USD", "together", total.dollars());
+    let total = estimate.micro_usd_per_month.dollars();
+    let _ = writeln!(table, "  {:<48} {total:>9.2} USD", "together");
+    if let Some(more) = faster_disk(input) {
+        let _ = writeln!(
+            table,
+            "a {} disk, for many small files (gcp_disk_type): {:.2} USD more",
+            disk_speed::FAST,
+            more.dollars()
+        );
+    }
     let _ = writeln!(
         table,
         "a restore of {} GB, once: {:.2} USD of traffic out of Google",
         input.data_gb,
-        restore.dollars()
+        estimate.micro_usd_per_restore.dollars()
     );
-    let _ = writeln!(
-        table,
-        "prices of {} ({}); Spot prices move",
-        prices::DATE,
-        prices::SOURCE
-    );
+    for source in &estimate.sources {
+        let _ = writeln!(table, "{source}");
+    }
     table
+}
+
+/// What the faster disk would cost more a month, for those who have the cheap one.
+fn faster_disk(input: &EstimateInput) -> Option<MicroUsd> {
+    if input.machine.disk_type != disk_speed::CHEAP {
+        return None;
+    }
+    let price = |disk_type| input.prices.disk(&input.region, disk_type).ok();
+    let (fast, cheap) = (price(disk_speed::FAST)?.amount.0, price(disk_speed::CHEAP)?.amount.0);
+    let more = fast.checked_sub(cheap)?;
+    Some(prices::NanoUsd(more).times(u64::from(input.machine.disk_gb)).micro())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use warmspare_domain::units::Timestamp;
+
     use super::*;
+    use crate::prices::tests::live_spot;
 
     fn input(region: &str) -> EstimateInput {
         let machine = crate::contract::fixture(7).policy.machine;
         EstimateInput {
             gpu: GpuId::vast(7),
             region: region.to_owned(),
+            placement: format!("in {region}, because we say so"),
             machine,
+            disk_reason: "the cheapest".to_owned(),
+            prices: Prices::default(),
             upload_price_per_gb: MicroUsd(3000),
             gb_per_day: 10,
             data_gb: 100,
+            control_plane: ("control plane (this process)".to_owned(), MicroUsd(0)),
         }
     }
 
@@ -166,14 +205,52 @@ mod tests {
     }
 
     #[test]
-    fn traffic_is_counted_at_both_ends() {
-        let estimate = estimate(&input("us-central1")).unwrap();
+    fn traffic_is_counted_at_both_ends_and_the_control_plane_as_told() {
+        let mut input = input("us-central1");
+        input.control_plane = ("control plane on AWS".to_owned(), MicroUsd(30_000));
+        let estimate = estimate(&input).unwrap();
         assert_eq!(estimate.monthly[4].micro_usd, MicroUsd(900_000), "300 GB at $0.003");
+        assert_eq!(estimate.monthly[5].micro_usd, MicroUsd(30_000));
         assert_eq!(
             estimate.micro_usd_per_restore,
             MicroUsd(12_000_000),
             "100 GB out of Google"
         );
-        assert!(estimate.table.contains("2026-07-30"));
+        let sum: u64 = estimate.monthly.iter().map(|line| line.micro_usd.0).sum();
+        assert_eq!(estimate.micro_usd_per_month, MicroUsd(sum));
+    }
+
+    #[test]
+    fn old_prices_say_their_date_and_source_aloud() {
+        let estimate = estimate(&input("us-central1")).unwrap();
+        assert_eq!(estimate.prices_of, "2026-07-30");
+        for part in [
+            "in us-central1, because we say so",
+            "OLD prices of 2026-07-30",
+            "commit fd66b26f",
+            "pd-balanced disk, for many small files (gcp_disk_type): 6.00 USD more",
+        ] {
+            assert!(estimate.table.contains(part), "{part}: {}", estimate.table);
+        }
+    }
+
+    #[test]
+    fn live_prices_say_when_they_were_read_and_mark_what_they_lack() {
+        let read = Timestamp::from_millis(1_795_441_530_250);
+        let mut input = input("us-west4");
+        input.prices = Prices::new(Some(live_spot(read, &[("us-west4", 4_000_000, 500_000)])), read);
+        let shown = estimate(&input).unwrap();
+        assert_eq!(shown.prices_of, "2026-11-23T13:45:30.250Z");
+        assert_eq!(shown.monthly[0].micro_usd, MicroUsd(4_380_000));
+        assert!(
+            shown
+                .table
+                .contains("read from Google's Cloud Billing Catalog at 2026-11-23T13:45:30.250Z")
+        );
+        let marked = shown.table.lines().find(|line| line.contains("data disk")).unwrap();
+        assert!(marked.ends_with("(of 2026-07-30)"), "{marked}");
+        let week = Duration::from_secs(7 * 24 * 3600);
+        input.prices = Prices::new(Some(live_spot(read, &[("us-west4", 4_000_000, 500_000)])), read + week);
+        assert!(estimate(&input).unwrap().table.contains("OLD prices, 7 days"));
     }
 }

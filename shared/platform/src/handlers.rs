@@ -10,12 +10,14 @@ use tracing::warn;
 use warmspare_domain::association::Association;
 use warmspare_domain::event::Event;
 use warmspare_domain::ids::{AssociationId, GpuId};
-use warmspare_domain::policy::Policy;
+use warmspare_domain::policy::{MachineSpec, Policy};
 use warmspare_domain::reason::Reason;
+use warmspare_domain::units::MicroUsd;
 
 use crate::config::{CallerConfig, Config, MachineConfig};
-use crate::placement::ZoneWish;
-use crate::ports::StoreError;
+use crate::disk_choice::{DiskWish, choose};
+use crate::placement::{Placement, ZoneWish, place};
+use crate::ports::{GpuRow, StoreError};
 use crate::reconcile::{Applied, Reconciler};
 use crate::report;
 
@@ -38,6 +40,22 @@ pub trait Nudge: Send + Sync {
     async fn nudge(&self, id: AssociationId);
 }
 
+/// What running the handlers costs.
+#[derive(Debug, Clone, Copy)]
+pub enum ControlPlane {
+    /// A process on the user's own machine.
+    OwnProcess,
+    /// Functions, whose price a month for one GPU falls with the number of GPUs.
+    Functions(fn(u32) -> MicroUsd),
+}
+
+/// The standby that a GPU would get.
+struct Wanted {
+    machine: MachineSpec,
+    placement: Placement,
+    disk_reason: String,
+}
+
 /// What the handlers share.
 #[derive(Clone)]
 pub struct App {
@@ -49,6 +67,10 @@ pub struct App {
     pub default_policy: Policy,
     /// Where standbys are made.
     pub zone: ZoneWish,
+    /// Which disks they get.
+    pub disk: DiskWish,
+    /// What running the handlers costs.
+    pub control_plane: ControlPlane,
     /// Whether `on_gpu_created` makes standbys.
     pub auto_standby: bool,
     /// The secrets of those who call.
@@ -68,6 +90,8 @@ impl App {
             nudge,
             default_policy: config.policy.clone(),
             zone: config.zone.clone(),
+            disk: config.disk.clone(),
+            control_plane: ControlPlane::OwnProcess,
             auto_standby: config.auto_standby,
             callers: Arc::new(config.callers.clone()),
             machines: Arc::new(config.machines.clone()),
@@ -88,6 +112,22 @@ impl App {
         Ok(everything
             .into_iter()
             .find(|a| a.gpu == gpu || a.superseded.contains(&gpu) || is_target(a, gpu)))
+    }
+
+    /// The standby for a GPU by the settings, the prices of the day and what is expected of its load.
+    async fn wanted(&self, row: &GpuRow, expected_files: Option<u64>) -> Result<Wanted, Failure> {
+        let prices = self.reconciler.world().prices.current().await;
+        let mut machine = self.default_policy.machine.clone();
+        let disk = choose(&self.disk, machine.disk_gb, expected_files);
+        machine.disk_type = disk.disk_type;
+        let placement = place(&row.geolocation, &self.zone, &machine, &prices);
+        let placement = placement.map_err(|error| Failure::unavailable(error.to_string()))?;
+        machine.zones.clone_from(&placement.zones);
+        Ok(Wanted {
+            machine,
+            placement,
+            disk_reason: disk.why,
+        })
     }
 
     /// Takes in an event about a known association, and has it looked at when it changed anything.

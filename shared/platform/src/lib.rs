@@ -9,6 +9,7 @@ pub mod associations;
 pub mod config;
 #[cfg(test)]
 mod contract;
+pub mod disk_choice;
 pub mod estimate;
 pub mod handlers;
 pub mod placement;

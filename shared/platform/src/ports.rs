@@ -14,6 +14,8 @@ use warmspare_domain::units::{MicroUsd, Timestamp};
 use warmspare_domain::warrant::ReleaseWarrant;
 use warmspare_wire::agent::{Outcome, Request};
 
+use crate::prices::{LivePrices, Rates};
+
 /// Tells the time. The only clock of the control plane.
 pub trait Clock: Send + Sync {
     /// Now.
@@ -435,4 +437,33 @@ pub enum AgentError {
 pub trait Agents: Send + Sync {
     /// Makes one call; puts the right version of the agent there first. `limit` bounds the whole exchange.
     async fn call(&self, standby: &Endpoint, request: Request, limit: Duration) -> Result<Outcome, AgentError>;
+}
+
+/// Reads what the provider of standbys asks for them, by region.
+#[async_trait]
+pub trait PriceCatalogue: Send + Sync {
+    /// Reads all of it, which may take minutes: never in a beat.
+    ///
+    /// # Errors
+    /// When it could not be read to its end, or nothing in it can be believed.
+    async fn read(&self) -> Result<BTreeMap<String, Rates>, ProviderError>;
+}
+
+/// Why a price list could not be put aside or found again. Nothing hangs on it.
+pub type ShelfError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Keeps the last price list for the next process.
+#[async_trait]
+pub trait PriceShelf: Send + Sync {
+    /// Finds it; `None` when there is none that this version can read.
+    ///
+    /// # Errors
+    /// When the place did not answer.
+    async fn load(&self) -> Result<Option<LivePrices>, ShelfError>;
+
+    /// Puts it there instead of the one before.
+    ///
+    /// # Errors
+    /// When the place did not answer.
+    async fn save(&self, prices: &LivePrices) -> Result<(), ShelfError>;
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use warmspare_domain::health::Heartbeat;
+use warmspare_domain::health::{Heartbeat, LastPass};
 use warmspare_domain::ids::AssociationId;
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::Status;
@@ -32,6 +32,12 @@ impl Pulse {
             last_pass_started_at: last.map(|start| self.at - self.status.now.since(start)),
             disk_free: self.status.disk.free,
             disk_total: self.status.disk.total,
+            last_pass: self.status.last_complete.as_ref().map(|pass| LastPass {
+                took: pass.ended_at.since(pass.started_at),
+                files: pass.files,
+                changed_files: pass.changed_files,
+                wire_bytes: pass.wire_bytes,
+            }),
         }
     }
 }

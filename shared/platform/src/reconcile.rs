@@ -17,6 +17,7 @@ use warmspare_domain::reason::Reason;
 
 use crate::associations::read_many;
 use crate::ports::{Agents, AssociationStore, Clock, GpuRow, Gpus, Standbys, StoreError, Versioned};
+use crate::prices::PriceList;
 use crate::pulse::Pulses;
 use crate::report;
 
@@ -53,6 +54,8 @@ pub struct World {
     pub clock: Arc<dyn Clock>,
     /// What the agents said last.
     pub pulses: Arc<Pulses>,
+    /// What standbys cost.
+    pub prices: Arc<PriceList>,
 }
 
 /// How the reconciler behaves.

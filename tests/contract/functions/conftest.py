@@ -157,6 +157,7 @@ class Stage:
             "WARMSPARE_VAST_URL": facts["VAST_URL"],
             "WARMSPARE_VAST_PACE_PERCENT": "0",
             "WARMSPARE_GCP_URL": facts["SIM_COMPUTE_URL"],
+            "WARMSPARE_GCP_BILLING_URL": facts["SIM_BILLING_URL"],
             "WARMSPARE_GCP_PROJECT": facts["SIM_PROJECT"],
             "WARMSPARE_SOURCE_PATH": "workspace",
             "WARMSPARE_GPU_USER": facts["SIM_LOGIN_USER"],

@@ -1,4 +1,4 @@
-//! A stand-in for Vast.ai, Google Compute Engine and Cloud Storage that speaks their wire formats over HTTP and whose machines are real.
+//! A stand-in for Vast.ai, Google Compute Engine, its price list and Cloud Storage that speaks their wire formats over HTTP and whose machines are real.
 //!
 //! Every GPU and every standby has a directory, a host key, authorized keys and an sshd of its own on a loopback address. A
 //! stopped machine has no sshd and no process, a deleted one no directory. A Compute Engine data disk is a directory that
@@ -7,6 +7,7 @@
 //!
 //! Only the account that runs the sim can log in to its machines: [`Simcloud::login_user`] names it.
 
+mod billing;
 mod compute;
 mod control;
 mod delivery;

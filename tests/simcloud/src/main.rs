@@ -71,6 +71,7 @@ fn announce(sim: &Simcloud, key_file: &std::path::Path) {
     println!("SIM_COMPUTE_TOKEN={}", options.compute_token);
     println!("GOOGLE_APPLICATION_CREDENTIALS={}", key_file.display());
     println!("SIM_PROJECT={}", options.project);
+    println!("SIM_BILLING_URL={}", sim.billing_url());
     println!("SIM_STORAGE_URL={}", sim.base_url());
     println!("SIM_BUCKET={}", options.bucket);
     println!("SIM_STANDBY_SSH_PORT={}", sim.standby_ssh_port());

@@ -125,6 +125,12 @@ impl Simcloud {
         self.base_url()
     }
 
+    /// Stands in for `https://cloudbilling.googleapis.com`.
+    #[must_use]
+    pub fn billing_url(&self) -> String {
+        self.base_url()
+    }
+
     /// The token endpoint that service-account files from [`Simcloud::write_service_account`] name.
     #[must_use]
     pub fn token_uri(&self) -> String {
@@ -225,6 +231,16 @@ impl Simcloud {
         self.world
             .journal
             .write(path, |entry| entry.path.starts_with("/storage/"))
+    }
+
+    /// Writes the requests to the price list as `tools/discovery_contract.py` reads them.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_billing_requests(&self, path: &Path) -> io::Result<()> {
+        self.world
+            .journal
+            .write(path, |entry| entry.path.starts_with("/v1/services/"))
     }
 
     /// How many objects the bucket has.

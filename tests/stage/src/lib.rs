@@ -224,6 +224,7 @@ impl Stage {
             ("vast_api_key", options.vast_api_key.clone()),
             ("vast_pace_percent", "0".to_owned()),
             ("gcp_url", self.cloud.compute_url()),
+            ("gcp_billing_url", self.cloud.billing_url()),
             ("gcp_project", options.project.clone()),
             (
                 "gcp_credentials",

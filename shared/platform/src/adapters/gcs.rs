@@ -31,7 +31,8 @@ use warmspare_domain::ids::AssociationId;
 use super::google::{TokenError, TokenSource};
 use super::http::Http;
 use crate::associations::{Associations, Objects, Precondition};
-use crate::ports::{ProviderError, StoreError, Version};
+use crate::ports::{PriceShelf, ProviderError, ShelfError, StoreError, Version};
+use crate::prices::LivePrices;
 use crate::pulse::Pulse;
 use crate::wire::Stored;
 
@@ -124,6 +125,16 @@ impl Bucket {
             .set_cache_control("no-store")
     }
 
+    /// Writes without a precondition: never an association.
+    async fn overwrite(&self, name: &str, bytes: Vec<u8>) -> Result<(), StoreError> {
+        let writing = self.writing(name.to_owned(), bytes).send_buffered();
+        match tokio::time::timeout(CALL_LIMIT, writing).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.unavailable(error)),
+            Err(late) => Err(self.unavailable(late)),
+        }
+    }
+
     /// Names and generations of the objects below a prefix.
     async fn list(&self, prefix: &str) -> Result<Vec<Item>, StoreError> {
         let mut listed = Vec::new();
@@ -189,6 +200,12 @@ impl GcsObjects {
     pub fn heartbeats(&self) -> GcsHeartbeats {
         GcsHeartbeats(self.0.clone())
     }
+
+    /// The price list in the same bucket.
+    #[must_use]
+    pub fn prices(&self) -> GcsPrices {
+        GcsPrices(self.0.clone())
+    }
 }
 
 /// What the agents said last, one object per shard. It is no state: the latest wins, and a lost one costs a moment's ignorance.
@@ -218,12 +235,8 @@ impl GcsHeartbeats {
         };
         let bytes = serde_json::to_vec(&heartbeat).map_err(|error| self.0.unavailable(error))?;
         // A plain overwrite on purpose: two that write at once lose a moment's knowledge, and the next beat writes again.
-        let writing = self.0.writing(name, bytes).send_buffered();
-        match tokio::time::timeout(CALL_LIMIT, writing).await {
-            Ok(Ok(_)) => Ok(heartbeat.pulses),
-            Ok(Err(error)) => Err(self.0.unavailable(error)),
-            Err(late) => Err(self.0.unavailable(late)),
-        }
+        self.0.overwrite(&name, bytes).await?;
+        Ok(heartbeat.pulses)
     }
 
     async fn one(&self, name: String) -> Result<BTreeMap<AssociationId, Pulse>, StoreError> {
@@ -242,6 +255,25 @@ impl GcsHeartbeats {
             merge(&mut latest, self.one(item.name).await?);
         }
         Ok(latest)
+    }
+}
+
+/// The last price list, one object: the sweep writes it, the other functions read it.
+pub struct GcsPrices(Bucket);
+
+/// Where it lies in the bucket.
+const PRICES: &str = "prices/compute.json";
+
+#[async_trait]
+impl PriceShelf for GcsPrices {
+    async fn load(&self) -> Result<Option<LivePrices>, ShelfError> {
+        let read = self.0.read(PRICES.to_owned()).await?;
+        Ok(read.and_then(|(bytes, _)| LivePrices::from_bytes(&bytes)))
+    }
+
+    async fn save(&self, prices: &LivePrices) -> Result<(), ShelfError> {
+        // A plain overwrite on purpose: two sweeps at once read the same prices.
+        self.0.overwrite(PRICES, prices.to_bytes()?).await.map_err(Into::into)
     }
 }
 

@@ -18,11 +18,10 @@ use super::hooks::HookAnswer;
 use super::view::AssociationView;
 use super::{App, Failure, machines, seal, words};
 use crate::config::Scope;
-use crate::estimate::{Estimate, EstimateInput, estimate};
-use crate::placement::place;
 
 mod body;
 pub mod change;
+mod costs;
 
 use body::Body;
 use change::PolicyChange;
@@ -51,7 +50,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/associations/{gpu}/restore", post(restore))
         .route("/v1/associations/{gpu}/download", post(download))
         .route("/v1/associations/{gpu}/release", post(release))
-        .route("/v1/estimate", get(estimate_costs))
+        .route("/v1/estimate", get(costs::estimate_costs))
         .with_state(app)
 }
 
@@ -113,6 +112,7 @@ async fn list(
 #[serde(deny_unknown_fields)]
 struct Protect {
     gpu: GpuId,
+    expected_files: Option<u64>,
 }
 
 async fn protect(
@@ -121,7 +121,7 @@ async fn protect(
     Body(body): Body<Protect>,
 ) -> Result<Json<HookAnswer>, Failure> {
     app.allow(&headers, Scope::Operate)?;
-    app.protect(body.gpu).await.map(Json)
+    app.protect(body.gpu, body.expected_files).await.map(Json)
 }
 
 async fn show(
@@ -363,59 +363,7 @@ async fn release(
     .map(Json)
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EstimateQuery {
-    gpu: GpuId,
-    gb_per_day: Option<u32>,
-    data_gb: Option<u32>,
-}
-
-async fn estimate_costs(
-    State(app): State<App>,
-    headers: HeaderMap,
-    Query(query): Query<EstimateQuery>,
-) -> Result<Json<Estimate>, Failure> {
-    app.allow(&headers, Scope::Read)?;
-    let input = app
-        .estimate_input(query.gpu, query.gb_per_day.unwrap_or(10), query.data_gb.unwrap_or(10))
-        .await?;
-    estimate(&input)
-        .map(Json)
-        .map_err(|error| Failure::bad_request(error.to_string()))
-}
-
 impl App {
-    /// What to estimate: the standby that the GPU has, or the one that it would get.
-    async fn estimate_input(&self, gpu: GpuId, gb_per_day: u32, data_gb: u32) -> Result<EstimateInput, Failure> {
-        let (machine, region, profile) = match self.find(gpu).await? {
-            Some(a) => (a.policy.machine.clone(), a.standby.zone.region().to_owned(), a.profile),
-            None => {
-                let rows = self.reconciler.world().gpus.look(&[gpu]).await;
-                let rows = rows.map_err(|error| {
-                    Failure::unavailable(format!("Vast did not answer when asked for GPU {gpu}: {error}"))
-                })?;
-                let row = rows.get(&gpu).ok_or_else(|| Failure::unknown_gpu(gpu))?;
-                let placement =
-                    place(&row.geolocation, &self.zone).map_err(|error| Failure::unavailable(error.to_string()))?;
-                let region = placement
-                    .zones
-                    .first()
-                    .map_or("", warmspare_domain::ids::Zone::region)
-                    .to_owned();
-                (self.default_policy.machine.clone(), region, row.profile())
-            }
-        };
-        Ok(EstimateInput {
-            gpu,
-            region,
-            machine,
-            upload_price_per_gb: profile.upload_price_per_gb,
-            gb_per_day,
-            data_gb,
-        })
-    }
-
     /// A target that has a standby of its own would have two masters.
     async fn check_target(&self, a: &Association, target: GpuId) -> Result<(), Failure> {
         match self.find(target).await? {

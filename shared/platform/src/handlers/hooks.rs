@@ -15,7 +15,6 @@ use warmspare_domain::ids::{AssociationId, GpuId};
 use warmspare_wire::hooks::{GpuCreated, GpuDestroyed, GpuFailed};
 
 use super::{App, Failure, log_refusal, seal, words};
-use crate::placement::place;
 use crate::ports::{RentalLabel, StoreError};
 use crate::report;
 
@@ -125,14 +124,14 @@ impl App {
                 reason,
             });
         }
-        self.protect(gpu).await
+        self.protect(gpu, None).await
     }
 
-    /// Makes a standby for a GPU. Doing it twice makes one.
+    /// Makes a standby for a GPU. Doing it twice makes one. `expected_files` decides the type of its disk.
     ///
     /// # Errors
     /// When Vast does not list the GPU, or Vast or the store do not answer; nothing was made then.
-    pub async fn protect(&self, gpu: GpuId) -> Result<HookAnswer, Failure> {
+    pub async fn protect(&self, gpu: GpuId, expected_files: Option<u64>) -> Result<HookAnswer, Failure> {
         if let Some(known) = self.find(gpu).await? {
             return Ok(already(&known));
         }
@@ -156,9 +155,13 @@ impl App {
         {
             return Ok(already(&read.association));
         }
-        let placement = place(&row.geolocation, &self.zone).map_err(|error| Failure::unavailable(error.to_string()))?;
+        let wanted = self.wanted(row, expected_files).await?;
+        let why = format!(
+            "{}; {} disk: {}",
+            wanted.placement.explanation, wanted.machine.disk_type, wanted.disk_reason
+        );
         let mut policy = self.default_policy.clone();
-        policy.machine.zones = placement.zones;
+        policy.machine = wanted.machine;
         let mut association = Association::new(self.reconciler.deployment().clone(), gpu, policy, world.clock.now());
         association.profile = row.profile();
         match world.store.create(&association).await {
@@ -166,9 +169,9 @@ impl App {
             Err(StoreError::Conflict(_)) => return Ok(already(&association)),
             Err(error) => return Err(error.into()),
         }
-        info!(gpu.id = %gpu, standby.name = %association.standby.name, reason = placement.explanation, "a new association");
+        info!(gpu.id = %gpu, standby.name = %association.standby.name, reason = why, "a new association");
         self.nudge.nudge(association.id).await;
-        let reason = format!("a standby is being made; {}", placement.explanation);
+        let reason = format!("a standby is being made; {why}");
         Ok(HookAnswer {
             result: "accepted",
             association: Some(association.id),

@@ -9,7 +9,7 @@ pub struct Region {
     pub name: &'static str,
     /// The letters of its zones.
     letters: &'static str,
-    /// Latitude and longitude, in degrees, to about 50 km: it ranks neighbours, no more.
+    /// Latitude and longitude, in degrees, to about 50 km.
     at: (f64, f64),
 }
 
@@ -35,24 +35,24 @@ impl Region {
             .join(", ")
     }
 
-    /// The regions nearest to it, nearest first.
+    /// The great-circle distance.
     #[must_use]
-    pub fn nearest(&self, how_many: usize) -> Vec<&'static Region> {
-        let mut others: Vec<_> = regions().iter().filter(|other| other.name != self.name).collect();
-        others.sort_by(|a, b| self.distance(a).total_cmp(&self.distance(b)));
-        others.truncate(how_many);
-        others
-    }
-
-    /// The great-circle distance as a fraction of half the globe's girth; enough to compare.
-    fn distance(&self, other: &Region) -> f64 {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "half the globe's girth is 20,015 km"
+    )]
+    pub fn kilometres_to(&self, other: &Self) -> u32 {
         let ((lat_a, lon_a), (lat_b, lon_b)) = (self.at, other.at);
         let (lat_a, lat_b) = (lat_a.to_radians(), lat_b.to_radians());
         let half = |from: f64, to: f64| ((to - from) / 2.0).sin().powi(2);
         let haversine = half(lat_a, lat_b) + lat_a.cos() * lat_b.cos() * half(lon_a.to_radians(), lon_b.to_radians());
-        haversine.sqrt().asin()
+        (2.0 * EARTH_RADIUS_KM * haversine.sqrt().min(1.0).asin()).round() as u32
     }
 }
+
+/// The mean radius of the Earth.
+const EARTH_RADIUS_KM: f64 = 6371.0;
 
 const fn region(name: &'static str, letters: &'static str, latitude: f64, longitude: f64) -> Region {
     Region {

@@ -1,6 +1,6 @@
 //! The table of prices that is built in.
 
-use super::RegionPrices;
+use super::{Item, NanoUsd};
 
 /// When the table was made.
 pub const DATE: &str = "2026-07-30";
@@ -9,14 +9,35 @@ pub const DATE: &str = "2026-07-30";
 pub const SOURCE: &str =
     "Google's billing catalog as collected by Cyclenerd/google-cloud-pricing-cost-calculator, commit fd66b26f";
 
-const fn row(
+/// One region of the table, in billionths of a dollar.
+#[derive(Debug, Clone, Copy)]
+struct Row {
     region: &'static str,
+    /// A vCPU and a GB of memory an hour.
     standard: (u64, u64),
     spot: (u64, u64),
+    /// A GB a month.
     pd_standard: u64,
     pd_balanced: u64,
-) -> RegionPrices {
-    RegionPrices {
+}
+
+/// A price of the table; `None` when it has none.
+pub(super) fn price(region: &str, item: Item) -> Option<NanoUsd> {
+    let row = TABLE.iter().find(|row| row.region == region)?;
+    let nanos = match item {
+        Item::StandardCpu => row.standard.0,
+        Item::StandardMemory => row.standard.1,
+        Item::SpotCpu => row.spot.0,
+        Item::SpotMemory => row.spot.1,
+        Item::PdStandard => row.pd_standard,
+        Item::PdBalanced => row.pd_balanced,
+        Item::PdSsd => return None,
+    };
+    Some(NanoUsd(nanos))
+}
+
+const fn row(region: &'static str, standard: (u64, u64), spot: (u64, u64), pd_standard: u64, pd_balanced: u64) -> Row {
+    Row {
         region,
         standard,
         spot,
@@ -26,7 +47,7 @@ const fn row(
 }
 
 /// Billionths of a dollar: a vCPU and a GB of memory an hour, standard and Spot; a GB of disk a month, standard and balanced.
-pub(super) const TABLE: &[RegionPrices] = &[
+const TABLE: &[Row] = &[
     row(
         "africa-south1",
         (23_990_000, 3_216_000),

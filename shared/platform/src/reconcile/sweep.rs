@@ -74,6 +74,7 @@ impl Reconciler {
             orphans = report.orphans.len(),
             "sweep done"
         );
+        self.world.prices.refresh_if_due().await;
         Ok(report)
     }
 

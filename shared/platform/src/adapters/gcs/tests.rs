@@ -121,3 +121,20 @@ async fn no_bucket_no_access_and_silence_end_soon_and_say_what_to_do() {
     assert_eq!(asked, ATTEMPTS as usize, "a function cannot afford more");
     cloud.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_price_list_of_one_function_is_found_by_another_and_is_no_association() {
+    let cloud = cloud().await;
+    let shelf = of(&cloud).await.prices();
+    assert!(shelf.load().await.unwrap().is_none());
+    let now = warmspare_domain::units::Timestamp::from_millis(7);
+    for price in [1, 2] {
+        let prices = crate::prices::tests::live_spot(now, &[("us-west4", price, price)]);
+        shelf.save(&prices).await.unwrap();
+        let other = of(&cloud).await;
+        assert_eq!(other.prices().load().await.unwrap().as_ref(), Some(&*prices));
+    }
+    assert!(of(&cloud).await.list().await.unwrap().is_empty());
+    assert!(of(&cloud).await.heartbeats().read().await.unwrap().is_empty());
+    cloud.shutdown().await;
+}
