@@ -228,11 +228,13 @@ async fn compute(config: &Config, tokens: Arc<dyn TokenSource>) -> Finding {
     match world.standbys.all().await {
         Ok(all) => fine(
             "compute",
-            format!(
-                "project {} answers; {} machines and disks are ours",
-                config.gcp.project,
-                all.len()
-            ),
+            match &config.gcp.project {
+                Some(project) => format!("project {project} answers; {} machines and disks are ours", all.len()),
+                None => format!(
+                    "no gcp_project is set, standbys are at Vast only; {} machines and disks are ours",
+                    all.len()
+                ),
+            },
         ),
         Err(error) => {
             let advice = if matches!(error, ProviderError::Denied { .. }) {

@@ -13,6 +13,7 @@ pub mod google;
 #[cfg(any(feature = "compute", feature = "vast"))]
 mod http;
 pub mod memory;
+pub mod providers;
 #[cfg(test)]
 #[cfg(any(feature = "compute", feature = "vast"))]
 mod published_schema;
@@ -20,3 +21,7 @@ mod published_schema;
 pub mod ssh;
 #[cfg(feature = "vast")]
 pub mod vast;
+
+/// The file in the data directory by which a standby at Vast says that its start-up commands are through.
+#[cfg(any(feature = "ssh", feature = "vast"))]
+const READY: &str = ".warmspare-ready";

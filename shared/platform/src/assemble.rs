@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::adapters::compute::{ComputeEngine, ComputeSettings};
 use crate::adapters::google::TokenSource;
+use crate::adapters::providers::StandbyProviders;
 use crate::adapters::ssh::{OperatorKeyError, RunAs, SshAgents, SshSettings, SshSetupError, operator_key};
-use crate::adapters::vast::{VastGpus, VastSettings};
+use crate::adapters::vast::{VastGpus, VastSettings, VastStandbySettings, VastStandbys};
 use crate::config::Config;
-use crate::ports::{AssociationStore, Clock, ProviderError};
+use crate::ports::{AssociationStore, Clock, ProviderError, Standbys};
 use crate::pulse::Pulses;
 use crate::reconcile::{ReconcileSettings, World};
 
@@ -67,9 +68,11 @@ pub fn world(config: &Config, around: Surroundings) -> Result<World, SetupError>
         pace: f64::from(config.vast.pace_percent) / 100.0,
         ..VastSettings::new(config.vast.api_key.clone())
     };
-    let compute = compute_settings(config, public_key)?;
+    let vast = Arc::new(VastGpus::new(vast)?);
+    let standbys = standbys(config, &vast, public_key, around.tokens)?;
     let ssh = SshSettings {
         user: config.machines.standby_user.clone(),
+        vast_user: config.machines.gpu_user.clone(),
         run_as: if config.machines.standby_sudo {
             RunAs::Root
         } else {
@@ -83,8 +86,8 @@ pub fn world(config: &Config, around: Surroundings) -> Result<World, SetupError>
     };
     Ok(World {
         store: around.store,
-        gpus: Arc::new(VastGpus::new(vast)?),
-        standbys: Arc::new(ComputeEngine::new(compute, around.tokens)?),
+        gpus: vast,
+        standbys: Arc::new(standbys),
         agents: Arc::new(SshAgents::new(ssh)?),
         clock: Arc::new(SystemClock),
         pulses: around.pulses,
@@ -103,7 +106,34 @@ pub fn reconcile_settings(config: &Config) -> ReconcileSettings {
     }
 }
 
-fn compute_settings(config: &Config, public_key: String) -> Result<ComputeSettings, SetupError> {
+/// Whoever may have standbys of ours: Vast always, since the account is there, and Google where a project is named.
+fn standbys(
+    config: &Config,
+    vast: &Arc<VastGpus>,
+    public_key: String,
+    tokens: Arc<dyn TokenSource>,
+) -> Result<StandbyProviders, SetupError> {
+    let settings = VastStandbySettings {
+        deployment: config.deployment.clone(),
+        max_price_per_hour: config.vast.standby_max_price_per_hour,
+        image: config.vast.standby_image.clone(),
+        data_dir: config.machines.standby_data_dir.clone(),
+        operator_public_key: public_key.clone(),
+    };
+    let gcp: Option<Arc<dyn Standbys>> = match &config.gcp.project {
+        Some(project) => {
+            let compute = compute_settings(config, project, public_key)?;
+            Some(Arc::new(ComputeEngine::new(compute, tokens)?))
+        }
+        None => None,
+    };
+    Ok(StandbyProviders {
+        gcp,
+        vastai: Some(Arc::new(VastStandbys::new(Arc::clone(vast), settings)?)),
+    })
+}
+
+fn compute_settings(config: &Config, project: &str, public_key: String) -> Result<ComputeSettings, SetupError> {
     let startup_script = match &config.machines.startup_script {
         Some(path) => std::fs::read_to_string(path).map_err(|source| SetupError::File {
             path: path.clone(),
@@ -121,7 +151,7 @@ fn compute_settings(config: &Config, public_key: String) -> Result<ComputeSettin
         startup_script: Some(startup_script),
         operation_wait,
         poll_every: (operation_wait / 10).min(Duration::from_secs(1)),
-        ..ComputeSettings::new(config.gcp.project.clone(), config.deployment.clone(), public_key)
+        ..ComputeSettings::new(project.to_owned(), config.deployment.clone(), public_key)
     })
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use warmspare_domain::association::{Association, Link, Phase, PointChoice};
 use warmspare_domain::event::{Destination, Event, Subject};
 use warmspare_domain::ids::{GpuId, RecoveryPointId};
+use warmspare_domain::policy::StandbyProvider;
 use warmspare_domain::reason::Reason;
 use warmspare_domain::units::{MicroUsd, Timestamp};
 use warmspare_wire::agent::{AuthorizeDownload, Outcome, RecoveryPoint, Request};
@@ -19,7 +20,6 @@ use super::view::AssociationView;
 use super::{App, Failure, machines, seal, words};
 use crate::config::Scope;
 use crate::estimate::{Estimate, EstimateInput, estimate};
-use crate::placement::place;
 
 mod body;
 pub mod change;
@@ -325,7 +325,10 @@ async fn download(
     Ok(Json(DownloadTerms {
         address: endpoint.address.clone(),
         port: endpoint.port,
-        user: app.machines.standby_user.clone(),
+        user: match endpoint.provider {
+            StandbyProvider::Gcp => app.machines.standby_user.clone(),
+            StandbyProvider::Vastai => app.machines.gpu_user.clone(),
+        },
         host_key: endpoint.host_key.clone(),
         until,
         point,
@@ -396,8 +399,7 @@ impl App {
                     Failure::unavailable(format!("Vast did not answer when asked for GPU {gpu}: {error}"))
                 })?;
                 let row = rows.get(&gpu).ok_or_else(|| Failure::unknown_gpu(gpu))?;
-                let placement =
-                    place(&row.geolocation, &self.zone).map_err(|error| Failure::unavailable(error.to_string()))?;
+                let placement = self.place(&row.geolocation)?;
                 let region = placement
                     .zones
                     .first()
@@ -406,6 +408,12 @@ impl App {
                 (self.default_policy.machine.clone(), region, row.profile())
             }
         };
+        if machine.provider == StandbyProvider::Vastai {
+            return Err(Failure::bad_request(
+                "the price of a standby at Vast is the market's on the day: at most vast_standby_max_price_per_hour plus its traffic. \
+                 GET /v1/machines shows what each costs",
+            ));
+        }
         Ok(EstimateInput {
             gpu,
             region,

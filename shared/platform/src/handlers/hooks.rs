@@ -11,12 +11,13 @@ use serde::de::DeserializeOwned;
 use tracing::info;
 use warmspare_domain::association::{Association, PhaseName};
 use warmspare_domain::event::{Event, Subject};
-use warmspare_domain::ids::{AssociationId, GpuId};
+use warmspare_domain::ids::{AssociationId, GpuId, Zone};
+use warmspare_domain::policy::StandbyProvider;
 use warmspare_wire::hooks::{GpuCreated, GpuDestroyed, GpuFailed};
 
 use super::{App, Failure, log_refusal, seal, words};
-use crate::placement::place;
-use crate::ports::{RentalLabel, StoreError};
+use crate::placement::{Placement, place};
+use crate::ports::{RentalLabel, StandbyLabel, StoreError};
 use crate::report;
 
 /// The reason that lets a standby go. Every other one keeps the data.
@@ -156,7 +157,13 @@ impl App {
         {
             return Ok(already(&read.association));
         }
-        let placement = place(&row.geolocation, &self.zone).map_err(|error| Failure::unavailable(error.to_string()))?;
+        // A standby must not get a standby, which would get one, too.
+        if let Some(label) = StandbyLabel::parse(&row.label) {
+            return Err(Failure::conflict(format!(
+                "instance {gpu} is no GPU to protect but a standby of warmspare itself ({label}); nothing was made"
+            )));
+        }
+        let placement = self.place(&row.geolocation)?;
         let mut policy = self.default_policy.clone();
         policy.machine.zones = placement.zones;
         let mut association = Association::new(self.reconciler.deployment().clone(), gpu, policy, world.clock.now());
@@ -175,6 +182,22 @@ impl App {
             phase: Some(PhaseName::Provisioning),
             reason,
         })
+    }
+
+    /// Where the standby of a GPU goes.
+    pub(super) fn place(&self, geolocation: &str) -> Result<Placement, Failure> {
+        match self.default_policy.machine.provider {
+            StandbyProvider::Gcp => {
+                place(geolocation, &self.zone).map_err(|error| Failure::unavailable(error.to_string()))
+            }
+            StandbyProvider::Vastai => Ok(Placement {
+                zones: vec![Zone::at_vast()],
+                explanation:
+                    "at Vast, on demand: a CPU offer when there is one, else the cheapest acceptable offer with a GPU; \
+                              never on the GPU's own host"
+                        .to_owned(),
+            }),
+        }
     }
 
     /// A GPU is gone. Only the user's own request lets the standby go; everything else keeps the data.
