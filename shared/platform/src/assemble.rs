@@ -21,8 +21,8 @@ const STARTUP_SCRIPT: &str = include_str!("../../../infra/standby-startup.sh");
 pub struct Surroundings {
     /// Where associations live.
     pub store: Arc<dyn AssociationStore>,
-    /// Who gives access to Google Cloud.
-    pub tokens: Arc<dyn TokenSource>,
+    /// Who gives access to Google Cloud; `None` where no project is named.
+    pub tokens: Option<Arc<dyn TokenSource>>,
     /// What the agents said last.
     pub pulses: Arc<Pulses>,
 }
@@ -58,10 +58,7 @@ pub enum SetupError {
 /// # Errors
 /// When a file is missing or a setting does not fit; nothing was called.
 pub fn world(config: &Config, around: Surroundings) -> Result<World, SetupError> {
-    let key = match &config.machines.operator_key {
-        Some(path) => path.clone(),
-        None => config.state_dir.join("operator_ed25519"),
-    };
+    let key = operator_path(config);
     let public_key = operator_key(&key).map_err(|error| SetupError::OperatorKey(Box::new(error)))?;
     let vast = VastSettings {
         base_url: config.vast.url.clone(),
@@ -94,6 +91,20 @@ pub fn world(config: &Config, around: Surroundings) -> Result<World, SetupError>
     })
 }
 
+/// Google's standbys alone, for whoever wants to know whether Google answers.
+///
+/// # Errors
+/// As [`world`].
+pub fn google_standbys(
+    config: &Config,
+    project: &str,
+    tokens: Arc<dyn TokenSource>,
+) -> Result<Arc<dyn Standbys>, SetupError> {
+    let public_key = operator_key(&operator_path(config)).map_err(|error| SetupError::OperatorKey(Box::new(error)))?;
+    let compute = compute_settings(config, project, public_key)?;
+    Ok(Arc::new(ComputeEngine::new(compute, tokens)?))
+}
+
 /// How the reconciler behaves with these settings.
 #[must_use]
 pub fn reconcile_settings(config: &Config) -> ReconcileSettings {
@@ -106,12 +117,17 @@ pub fn reconcile_settings(config: &Config) -> ReconcileSettings {
     }
 }
 
+fn operator_path(config: &Config) -> PathBuf {
+    let given = config.machines.operator_key.clone();
+    given.unwrap_or_else(|| config.state_dir.join("operator_ed25519"))
+}
+
 /// Whoever may have standbys of ours: Vast always, since the account is there, and Google where a project is named.
 fn standbys(
     config: &Config,
     vast: &Arc<VastGpus>,
     public_key: String,
-    tokens: Arc<dyn TokenSource>,
+    tokens: Option<Arc<dyn TokenSource>>,
 ) -> Result<StandbyProviders, SetupError> {
     let settings = VastStandbySettings {
         deployment: config.deployment.clone(),
@@ -120,12 +136,12 @@ fn standbys(
         data_dir: config.machines.standby_data_dir.clone(),
         operator_public_key: public_key.clone(),
     };
-    let gcp: Option<Arc<dyn Standbys>> = match &config.gcp.project {
-        Some(project) => {
+    let gcp: Option<Arc<dyn Standbys>> = match (&config.gcp.project, tokens) {
+        (Some(project), Some(tokens)) => {
             let compute = compute_settings(config, project, public_key)?;
             Some(Arc::new(ComputeEngine::new(compute, tokens)?))
         }
-        None => None,
+        (Some(_) | None, Some(_) | None) => None,
     };
     Ok(StandbyProviders {
         gcp,

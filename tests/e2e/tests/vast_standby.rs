@@ -16,6 +16,7 @@ fn at_vast() -> Setting {
         .with("vast_standby_max_price_per_hour", "0.25")
         // No project: a deployment of this kind needs none.
         .with("gcp_project", "")
+        .with("gcp_credentials", "")
 }
 
 /// Every instance at Vast but these.
