@@ -177,7 +177,7 @@ impl Warm {
         let recalled = Arc::new(Recalled::over(Arc::new(GcsAssociations::over(objects))));
         let around = Surroundings {
             store: Arc::clone(&recalled) as _,
-            tokens,
+            tokens: Some(tokens),
             pulses: Arc::new(Pulses::default()),
             price_shelf,
         };

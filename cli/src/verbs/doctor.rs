@@ -87,7 +87,13 @@ async fn examine(config: &Config) -> Vec<Finding> {
     match google(config).await {
         Err(finding) => findings.push(finding),
         Ok(tokens) => {
-            findings.push(fine("google", "credentials give access tokens".to_owned()));
+            findings.push(match &tokens {
+                Some(_) => fine("google", "credentials give access tokens".to_owned()),
+                None => fine(
+                    "google",
+                    "not needed: no gcp_project is set, new standbys are at Vast".to_owned(),
+                ),
+            });
             findings.push(compute(config, tokens).await);
         }
     }
@@ -198,7 +204,10 @@ async fn vast(config: &Config) -> Vec<Finding> {
     findings
 }
 
-async fn google(config: &Config) -> Result<Arc<dyn TokenSource>, Finding> {
+async fn google(config: &Config) -> Result<Option<Arc<dyn TokenSource>>, Finding> {
+    if config.gcp.project.is_none() {
+        return Ok(None);
+    }
     let found = match &config.gcp.credentials {
         Some(path) => GoogleCredentials::from_key_file(path),
         None => GoogleCredentials::find().await,
@@ -213,28 +222,33 @@ async fn google(config: &Config) -> Result<Arc<dyn TokenSource>, Finding> {
             ),
         )
     })?;
-    Ok(Arc::new(tokens))
+    Ok(Some(Arc::new(tokens)))
 }
 
-async fn compute(config: &Config, tokens: Arc<dyn TokenSource>) -> Finding {
+async fn compute(config: &Config, tokens: Option<Arc<dyn TokenSource>>) -> Finding {
     let around = Surroundings {
         store: Arc::new(warmspare_platform::adapters::memory::MemoryAssociations::default()),
-        tokens,
+        tokens: tokens.clone(),
         pulses: Arc::new(Pulses::default()),
         price_shelf: Arc::new(PriceFile::new(config.state_dir.join("prices.json"))),
     };
-    let world = match assemble::world(config, around) {
-        Ok(world) => world,
+    if let Err(error) = assemble::world(config, around) {
+        return broken("machines", report::chain(&error));
+    }
+    let (Some(project), Some(tokens)) = (&config.gcp.project, tokens) else {
+        return fine(
+            "compute",
+            "not needed: no gcp_project is set, new standbys are at Vast".to_owned(),
+        );
+    };
+    let standbys = match assemble::google_standbys(config, project, tokens) {
+        Ok(standbys) => standbys,
         Err(error) => return broken("machines", report::chain(&error)),
     };
-    match world.standbys.all().await {
+    match standbys.all().await {
         Ok(all) => fine(
             "compute",
-            format!(
-                "project {} answers; {} machines and disks are ours",
-                config.gcp.project,
-                all.len()
-            ),
+            format!("project {project} answers; {} machines and disks are ours", all.len()),
         ),
         Err(error) => {
             let advice = if matches!(error, ProviderError::Denied { .. }) {

@@ -3,7 +3,7 @@
 use crate::association::{Association, PointChoice};
 use crate::ids::{Epoch, GpuId, StandbyName, Zone};
 use crate::observed::{Endpoint, SshHost};
-use crate::policy::MachineSpec;
+use crate::policy::{MachineSpec, StandbyProvider};
 use crate::units::MicroUsd;
 use crate::warrant::ReleaseWarrant;
 
@@ -108,6 +108,8 @@ pub struct StandbyRef {
     pub name: StandbyName,
     /// Its zone.
     pub zone: Zone,
+    /// Who rents it out.
+    pub provider: StandbyProvider,
 }
 
 impl StandbyRef {
@@ -117,6 +119,7 @@ impl StandbyRef {
         Self {
             name: association.standby.name.clone(),
             zone: association.standby.zone.clone(),
+            provider: association.policy.machine.provider,
         }
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::halt::HaltReason;
 use crate::ids::{Epoch, GpuId};
+use crate::policy::StandbyProvider;
 
 /// What a provider last told us about a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -100,6 +101,9 @@ pub struct Endpoint {
     pub port: u16,
     /// `ssh-ed25519 AAAA…`, as the machine published it through the provider.
     pub host_key: String,
+    /// Who rents the machine out; how one logs in and where its data lies depend on it.
+    #[serde(default, skip_serializing_if = "StandbyProvider::is_gcp")]
+    pub provider: StandbyProvider,
 }
 
 /// What the agent on the standby reported, reduced to what decisions need.

@@ -52,8 +52,42 @@ pub struct MachineSpec {
     pub disk_type: String,
     /// Spot or standard.
     pub provisioning: Provisioning,
-    /// Where to try, in this order; never empty.
+    /// Where to try, in this order; never empty. [`Zone::at_vast`] alone for a standby at Vast.
     pub zones: Vec<Zone>,
+    /// Who rents it out. Objects of before there was a choice have none, and are at Google.
+    #[serde(default, skip_serializing_if = "StandbyProvider::is_gcp")]
+    pub provider: StandbyProvider,
+}
+
+/// Who rents the standby out. Machine type, disk type and provisioning mean something at Google only.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StandbyProvider {
+    /// Compute Engine: a virtual machine with a data disk of its own.
+    #[default]
+    Gcp,
+    /// Vast.ai: a container on demand, whose disk lives and dies with it.
+    Vastai,
+}
+
+impl StandbyProvider {
+    /// Whether it is Google, which stored objects leave unsaid.
+    #[must_use]
+    pub fn is_gcp(&self) -> bool {
+        match self {
+            Self::Gcp => true,
+            Self::Vastai => false,
+        }
+    }
+}
+
+impl std::fmt::Display for StandbyProvider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Gcp => "gcp",
+            Self::Vastai => "vastai",
+        })
+    }
 }
 
 /// How the provider sells the standby.

@@ -16,6 +16,7 @@ pub mod google;
 mod http;
 pub mod memory;
 pub mod price_file;
+pub mod providers;
 #[cfg(test)]
 #[cfg(any(feature = "compute", feature = "vast"))]
 mod published_schema;
@@ -23,3 +24,7 @@ mod published_schema;
 pub mod ssh;
 #[cfg(feature = "vast")]
 pub mod vast;
+
+/// The file in the data directory by which a standby at Vast says that its start-up commands are through.
+#[cfg(any(feature = "ssh", feature = "vast"))]
+const READY: &str = ".warmspare-ready";

@@ -7,10 +7,11 @@ use std::time::Duration;
 use crate::adapters::billing::CloudBilling;
 use crate::adapters::compute::{ComputeEngine, ComputeSettings};
 use crate::adapters::google::TokenSource;
+use crate::adapters::providers::StandbyProviders;
 use crate::adapters::ssh::{OperatorKeyError, RunAs, SshAgents, SshSettings, SshSetupError, operator_key};
-use crate::adapters::vast::{VastGpus, VastSettings};
+use crate::adapters::vast::{VastGpus, VastSettings, VastStandbySettings, VastStandbys};
 use crate::config::Config;
-use crate::ports::{AssociationStore, Clock, PriceShelf, ProviderError};
+use crate::ports::{AssociationStore, Clock, PriceCatalogue, PriceShelf, ProviderError, Standbys};
 use crate::prices::PriceList;
 use crate::pulse::Pulses;
 use crate::reconcile::{ReconcileSettings, World};
@@ -22,8 +23,8 @@ const STARTUP_SCRIPT: &str = include_str!("../../../infra/standby-startup.sh");
 pub struct Surroundings {
     /// Where associations live.
     pub store: Arc<dyn AssociationStore>,
-    /// Who gives access to Google Cloud.
-    pub tokens: Arc<dyn TokenSource>,
+    /// Who gives access to Google Cloud; `None` where no project is named.
+    pub tokens: Option<Arc<dyn TokenSource>>,
     /// What the agents said last.
     pub pulses: Arc<Pulses>,
     /// Where the last price list is kept.
@@ -61,19 +62,24 @@ pub enum SetupError {
 /// # Errors
 /// When a file is missing or a setting does not fit; nothing was called.
 pub fn world(config: &Config, around: Surroundings) -> Result<World, SetupError> {
-    let key = match &config.machines.operator_key {
-        Some(path) => path.clone(),
-        None => config.state_dir.join("operator_ed25519"),
-    };
+    let key = operator_path(config);
     let public_key = operator_key(&key).map_err(|error| SetupError::OperatorKey(Box::new(error)))?;
     let vast = VastSettings {
         base_url: config.vast.url.clone(),
         pace: f64::from(config.vast.pace_percent) / 100.0,
         ..VastSettings::new(config.vast.api_key.clone())
     };
-    let compute = compute_settings(config, public_key)?;
+    let vast = Arc::new(VastGpus::new(vast)?);
+    let catalogue = match &around.tokens {
+        Some(tokens) => {
+            Some(Arc::new(CloudBilling::new(&config.gcp.billing_url, Arc::clone(tokens))?) as Arc<dyn PriceCatalogue>)
+        }
+        None => None,
+    };
+    let standbys = standbys(config, &vast, public_key, around.tokens)?;
     let ssh = SshSettings {
         user: config.machines.standby_user.clone(),
+        vast_user: config.machines.gpu_user.clone(),
         run_as: if config.machines.standby_sudo {
             RunAs::Root
         } else {
@@ -85,17 +91,30 @@ pub fn world(config: &Config, around: Surroundings) -> Result<World, SetupError>
             config.machines.standby_data_dir.clone(),
         )
     };
-    let billing = CloudBilling::new(&config.gcp.billing_url, Arc::clone(&around.tokens))?;
     let clock = Arc::new(SystemClock);
     Ok(World {
         store: around.store,
-        gpus: Arc::new(VastGpus::new(vast)?),
-        standbys: Arc::new(ComputeEngine::new(compute, around.tokens)?),
+        gpus: vast,
+        standbys: Arc::new(standbys),
         agents: Arc::new(SshAgents::new(ssh)?),
-        prices: Arc::new(PriceList::new(Arc::new(billing), around.price_shelf, clock.clone())),
+        prices: Arc::new(PriceList::new(catalogue, around.price_shelf, clock.clone())),
         clock,
         pulses: around.pulses,
     })
+}
+
+/// Google's standbys alone, for whoever wants to know whether Google answers.
+///
+/// # Errors
+/// As [`world`].
+pub fn google_standbys(
+    config: &Config,
+    project: &str,
+    tokens: Arc<dyn TokenSource>,
+) -> Result<Arc<dyn Standbys>, SetupError> {
+    let public_key = operator_key(&operator_path(config)).map_err(|error| SetupError::OperatorKey(Box::new(error)))?;
+    let compute = compute_settings(config, project, public_key)?;
+    Ok(Arc::new(ComputeEngine::new(compute, tokens)?))
 }
 
 /// How the reconciler behaves with these settings.
@@ -110,7 +129,39 @@ pub fn reconcile_settings(config: &Config) -> ReconcileSettings {
     }
 }
 
-fn compute_settings(config: &Config, public_key: String) -> Result<ComputeSettings, SetupError> {
+fn operator_path(config: &Config) -> PathBuf {
+    let given = config.machines.operator_key.clone();
+    given.unwrap_or_else(|| config.state_dir.join("operator_ed25519"))
+}
+
+/// Whoever may have standbys of ours: Vast always, since the account is there, and Google where a project is named.
+fn standbys(
+    config: &Config,
+    vast: &Arc<VastGpus>,
+    public_key: String,
+    tokens: Option<Arc<dyn TokenSource>>,
+) -> Result<StandbyProviders, SetupError> {
+    let settings = VastStandbySettings {
+        deployment: config.deployment.clone(),
+        max_price_per_hour: config.vast.standby_max_price_per_hour,
+        image: config.vast.standby_image.clone(),
+        data_dir: config.machines.standby_data_dir.clone(),
+        operator_public_key: public_key.clone(),
+    };
+    let gcp: Option<Arc<dyn Standbys>> = match (&config.gcp.project, tokens) {
+        (Some(project), Some(tokens)) => {
+            let compute = compute_settings(config, project, public_key)?;
+            Some(Arc::new(ComputeEngine::new(compute, tokens)?))
+        }
+        (Some(_) | None, Some(_) | None) => None,
+    };
+    Ok(StandbyProviders {
+        gcp,
+        vastai: Some(Arc::new(VastStandbys::new(Arc::clone(vast), settings)?)),
+    })
+}
+
+fn compute_settings(config: &Config, project: &str, public_key: String) -> Result<ComputeSettings, SetupError> {
     let startup_script = match &config.machines.startup_script {
         Some(path) => std::fs::read_to_string(path).map_err(|source| SetupError::File {
             path: path.clone(),
@@ -128,7 +179,7 @@ fn compute_settings(config: &Config, public_key: String) -> Result<ComputeSettin
         startup_script: Some(startup_script),
         operation_wait,
         poll_every: (operation_wait / 10).min(Duration::from_secs(1)),
-        ..ComputeSettings::new(config.gcp.project.clone(), config.deployment.clone(), public_key)
+        ..ComputeSettings::new(project.to_owned(), config.deployment.clone(), public_key)
     })
 }
 

@@ -12,7 +12,9 @@ use std::time::Duration;
 use secrecy::SecretString;
 use warmspare_domain::disk_speed;
 use warmspare_domain::ids::{Deployment, Zone};
-use warmspare_domain::policy::{Failover, MachineSpec, Policy, Provisioning, SupersededGpu, WhenDeletedAtVast};
+use warmspare_domain::policy::{
+    Failover, MachineSpec, Policy, Provisioning, StandbyProvider, SupersededGpu, WhenDeletedAtVast,
+};
 use warmspare_domain::units::{MicroUsd, Seconds};
 
 use crate::disk_choice::DiskWish;
@@ -62,6 +64,10 @@ pub struct VastConfig {
     pub api_key: SecretString,
     /// Which share of Vast's minimum intervals between calls is kept, in percent; 0 suits simulated clouds only.
     pub pace_percent: u8,
+    /// The most that a standby there may cost an hour.
+    pub standby_max_price_per_hour: MicroUsd,
+    /// The image of a standby there.
+    pub standby_image: String,
 }
 
 /// How Google Cloud is reached.
@@ -71,8 +77,8 @@ pub struct GcpConfig {
     pub url: String,
     /// The address of Google's price list.
     pub billing_url: String,
-    /// The project that pays.
-    pub project: String,
+    /// The project that pays; `None` where all standbys are at Vast.
+    pub project: Option<String>,
     /// The VPC network of the standbys.
     pub network: String,
     /// A service account's key file; without one the workstation's login or the machine's own identity is used.
@@ -188,9 +194,17 @@ const fn setting(name: &'static str, default: &'static str, meaning: &'static st
 /// Every setting. A test holds this list against what is really read.
 pub const SETTINGS: &[Setting] = &[
     setting("vast_api_key", "required", "key of the Vast.ai account"),
+    setting("standby_provider", "gcp", "gcp or vastai: who rents out new standbys"),
+    setting(
+        "vast_standby_max_price_per_hour",
+        "0.10",
+        "what a standby at Vast may cost, in dollars an hour",
+    ),
+    setting("vast_standby_disk_size", "100", "disk of a standby at Vast in GB"),
+    setting("vast_standby_image", "ubuntu:24.04", "image of a standby at Vast"),
     setting(
         "gcp_project",
-        "required",
+        "required for gcp",
         "Google Cloud project that pays for the standbys",
     ),
     setting(
@@ -335,6 +349,10 @@ impl Config {
         let failover = read_failover(read);
         let zone = read_zone(read);
         let disk = read_disk(read);
+        let provider = read.one_of(
+            "standby_provider",
+            &[("gcp", StandbyProvider::Gcp), ("vastai", StandbyProvider::Vastai)],
+        );
         Self {
             deployment: read.parsed(
                 "deployment",
@@ -349,8 +367,9 @@ impl Config {
                 lag_objective: read.seconds("lag_objective_s", Policy::DEFAULT_LAG_OBJECTIVE),
                 max_deleted_percent: read.bounded("max_deleted_percent", Policy::DEFAULT_MAX_DELETED_PERCENT, 1..=100),
                 machine: MachineSpec {
+                    provider,
                     machine_type: read.checked("gcp_machine_type", "e2-medium", check_resource),
-                    disk_gb: read.bounded("gcp_disk_size", 100, 10..=65_536),
+                    disk_gb: read_disk_size(read, provider),
                     disk_type: match &disk {
                         DiskWish::Fixed(disk_type) => disk_type.clone(),
                         DiskWish::ByLoad { .. } => disk_speed::CHEAP.to_owned(),
@@ -383,15 +402,14 @@ impl Config {
             vast: VastConfig {
                 url: read.checked("vast_url", "https://console.vast.ai", check_url),
                 pace_percent: read.bounded("vast_pace_percent", 100, 0..=100),
+                standby_max_price_per_hour: read_standby_price(read),
+                standby_image: read.checked("vast_standby_image", "ubuntu:24.04", check_image),
                 api_key: read.required_secret("vast_api_key", "make one at https://cloud.vast.ai/manage-keys/"),
             },
             gcp: GcpConfig {
                 url: read.checked("gcp_url", "https://compute.googleapis.com", check_url),
                 billing_url: read.checked("gcp_billing_url", "https://cloudbilling.googleapis.com", check_url),
-                project: read.required(
-                    "gcp_project",
-                    "the id of the Google Cloud project that pays for the standbys",
-                ),
+                project: read_project(read, provider),
                 network: read.checked("gcp_network", "default", check_resource),
                 credentials: read.existing_file("gcp_credentials"),
             },
@@ -413,6 +431,51 @@ impl Config {
             beat: read.seconds("beat_s", Seconds(30)).duration(),
             sweep: read.seconds("sweep_s", Seconds(300)).duration(),
         }
+    }
+}
+
+/// Both sizes are read, so that neither setting is an unknown one.
+fn read_disk_size(read: &mut Reader<'_>, provider: StandbyProvider) -> u32 {
+    let at_google = read.bounded("gcp_disk_size", 100, 10..=65_536);
+    let at_vast = read.bounded("vast_standby_disk_size", 100, 10..=65_536);
+    match provider {
+        StandbyProvider::Gcp => at_google,
+        StandbyProvider::Vastai => at_vast,
+    }
+}
+
+/// Where all standbys are at Vast no project is needed; one that is named keeps the standbys there looked after.
+fn read_project(read: &mut Reader<'_>, provider: StandbyProvider) -> Option<String> {
+    let name = "gcp_project";
+    match provider {
+        StandbyProvider::Gcp => Some(read.required(
+            name,
+            "the id of the Google Cloud project that pays for the standbys (or set standby_provider to vastai)",
+        )),
+        StandbyProvider::Vastai => read.text(name).map(ToOwned::to_owned),
+    }
+}
+
+fn read_standby_price(read: &mut Reader<'_>) -> MicroUsd {
+    let name = "vast_standby_max_price_per_hour";
+    let default = MicroUsd(100_000);
+    let Some(text) = read.text(name) else { return default };
+    let price = text.parse().ok().and_then(MicroUsd::from_dollars);
+    price.filter(|price| price.0 > 0).unwrap_or_else(|| {
+        read.wrong(
+            name,
+            &format!("`{text}` is not a price: use dollars an hour, e.g. 0.10"),
+        );
+        default
+    })
+}
+
+fn check_image(text: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'/' | b'-' | b':' | b'@');
+    if !text.is_empty() && text.bytes().all(plain) {
+        Ok(())
+    } else {
+        Err("use an image such as ubuntu:24.04".to_owned())
     }
 }
 

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use tokio::task::JoinSet;
 use warmspare_domain::association::Association;
 use warmspare_domain::ids::{AssociationId, GpuId};
-use warmspare_domain::policy::{Failover, MachineSpec, Policy, Provisioning, SupersededGpu, WhenDeletedAtVast};
+use warmspare_domain::policy::{
+    Failover, MachineSpec, Policy, Provisioning, StandbyProvider, SupersededGpu, WhenDeletedAtVast,
+};
 use warmspare_domain::units::Timestamp;
 
 use crate::associations::{Associations, Objects, Precondition};
@@ -25,6 +27,7 @@ pub(crate) fn fixture(contract: u64) -> Association {
         lag_objective: Policy::DEFAULT_LAG_OBJECTIVE,
         max_deleted_percent: Policy::DEFAULT_MAX_DELETED_PERCENT,
         machine: MachineSpec {
+            provider: StandbyProvider::Gcp,
             machine_type: "e2-medium".to_owned(),
             disk_gb: 100,
             disk_type: "pd-standard".to_owned(),

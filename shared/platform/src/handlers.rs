@@ -9,8 +9,8 @@ use axum::routing::get;
 use tracing::warn;
 use warmspare_domain::association::Association;
 use warmspare_domain::event::Event;
-use warmspare_domain::ids::{AssociationId, GpuId};
-use warmspare_domain::policy::{MachineSpec, Policy};
+use warmspare_domain::ids::{AssociationId, GpuId, Zone};
+use warmspare_domain::policy::{MachineSpec, Policy, StandbyProvider};
 use warmspare_domain::reason::Reason;
 use warmspare_domain::units::MicroUsd;
 
@@ -54,6 +54,17 @@ struct Wanted {
     machine: MachineSpec,
     placement: Placement,
     disk_reason: String,
+}
+
+impl Wanted {
+    /// Where and what, and why.
+    fn words(&self) -> String {
+        let disk = match self.machine.provider {
+            StandbyProvider::Gcp => format!("{} disk", self.machine.disk_type),
+            StandbyProvider::Vastai => format!("{} GB of disk", self.machine.disk_gb),
+        };
+        format!("{}; {disk}: {}", self.placement.explanation, self.disk_reason)
+    }
 }
 
 /// What the handlers share.
@@ -116,6 +127,28 @@ impl App {
 
     /// The standby for a GPU by the settings, the prices of the day and what is expected of its load.
     async fn wanted(&self, row: &GpuRow, expected_files: Option<u64>) -> Result<Wanted, Failure> {
+        match self.default_policy.machine.provider {
+            StandbyProvider::Gcp => self.wanted_at_google(row, expected_files).await,
+            StandbyProvider::Vastai => Ok(self.wanted_at_vast()),
+        }
+    }
+
+    fn wanted_at_vast(&self) -> Wanted {
+        let mut machine = self.default_policy.machine.clone();
+        machine.zones = vec![Zone::at_vast()];
+        Wanted {
+            placement: Placement {
+                zones: machine.zones.clone(),
+                explanation: "at Vast, on demand: a CPU offer when there is one, else the cheapest acceptable offer with a GPU; never on the GPU's \
+                              own host"
+                    .to_owned(),
+            },
+            machine,
+            disk_reason: "its size is fixed for life".to_owned(),
+        }
+    }
+
+    async fn wanted_at_google(&self, row: &GpuRow, expected_files: Option<u64>) -> Result<Wanted, Failure> {
         let prices = self.reconciler.world().prices.current().await;
         let mut machine = self.default_policy.machine.clone();
         let disk = choose(&self.disk, machine.disk_gb, expected_files);

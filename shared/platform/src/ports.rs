@@ -303,6 +303,51 @@ impl RentalLabel {
     }
 }
 
+/// The label on an instance at Vast that is a standby: `ws/<deployment>/<association>/s<attempt>`, with `/disk` behind it once its machine was
+/// deleted and only what lies on its disk is left.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StandbyLabel {
+    /// Our installation.
+    pub deployment: Deployment,
+    /// For which association.
+    pub association: AssociationId,
+    /// For which attempt of it.
+    pub attempt: u16,
+    /// What is left of it.
+    pub part: LabelledKind,
+}
+
+impl std::fmt::Display for StandbyLabel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ws/{}/{}/s{}", self.deployment, self.association, self.attempt)?;
+        match self.part {
+            LabelledKind::Machine => Ok(()),
+            LabelledKind::Disk => f.write_str("/disk"),
+        }
+    }
+}
+
+impl StandbyLabel {
+    /// Reads a label back, whichever deployment's it is; `None` when it is not a standby's.
+    #[must_use]
+    pub fn parse(label: &str) -> Option<Self> {
+        let mut words = label.strip_prefix("ws/")?.split('/');
+        let (deployment, association) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let attempt = words.next()?.strip_prefix('s')?.parse().ok()?;
+        let part = match (words.next(), words.next()) {
+            (None, None) => LabelledKind::Machine,
+            (Some("disk"), None) => LabelledKind::Disk,
+            (Some(_), None | Some(_)) | (None, Some(_)) => return None,
+        };
+        Some(Self {
+            deployment,
+            association,
+            attempt,
+            part,
+        })
+    }
+}
+
 /// Whether something was still there when it was destroyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destroyed {
@@ -356,10 +401,12 @@ pub struct LabelledStandby {
     pub kind: LabelledKind,
     /// The GPU in its label, so that associations can be rebuilt from the standbys alone.
     pub gpu: GpuId,
+    /// What was rented for it, in words, when the provider's listing tells.
+    pub detail: Option<String>,
 }
 
 /// What carries our labels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LabelledKind {
     /// A machine.
     Machine,

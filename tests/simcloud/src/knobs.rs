@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::compute::{self, Place, QuotaRefusal};
 use crate::machine::{Machine, MachineError};
 use crate::options::RateLimits;
-use crate::vast::{Birth, lifecycle};
+use crate::vast::{Birth, cpu_offer, lifecycle};
 use crate::webhooks::Delivery;
 use crate::world::World;
 
@@ -114,6 +114,17 @@ impl Knobs<'_> {
     /// Whether the market has any offer.
     pub fn set_offers(&self, offers: bool) {
         self.0.state().vast.offers_hidden = !offers;
+    }
+
+    /// From now on the market has a real CPU machine, as it hardly ever does, or none again.
+    pub fn set_cpu_offer(&self, offered: bool) {
+        let offer = cpu_offer();
+        let offers = &mut self.0.state().vast.offers;
+        if offered {
+            offers.insert(offer.id, offer);
+        } else {
+            offers.remove(&offer.id);
+        }
     }
 
     /// How the next GPU turns out; several wait in line, last in first out.

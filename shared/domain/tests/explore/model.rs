@@ -14,6 +14,7 @@ use warmspare_domain::observed::{
     SshHost, StandbySeen,
 };
 use warmspare_domain::orphan::Verdict;
+use warmspare_domain::policy::StandbyProvider;
 use warmspare_domain::problem::{Problem, ProblemKind};
 use warmspare_domain::units::MicroUsd;
 use warmspare_domain::warrant::Ground;
@@ -88,6 +89,7 @@ fn host(slot: usize, gpu: Gpu) -> SshHost {
 
 fn endpoint(index: usize, standby: Standby) -> Endpoint {
     Endpoint {
+        provider: StandbyProvider::Gcp,
         instance: index as u64 * 16 + u64::from(standby.instance),
         address: String::new(),
         port: 22,

@@ -2,7 +2,9 @@
 
 use warmspare_domain::association::Association;
 use warmspare_domain::ids::Deployment;
-use warmspare_domain::policy::{Failover, MachineSpec, Policy, Provisioning, SupersededGpu, WhenDeletedAtVast};
+use warmspare_domain::policy::{
+    Failover, MachineSpec, Policy, Provisioning, StandbyProvider, SupersededGpu, WhenDeletedAtVast,
+};
 use warmspare_domain::units::{MicroUsd, Seconds};
 
 use crate::calm;
@@ -216,6 +218,7 @@ fn one_zone() -> Policy {
         lag_objective: Policy::DEFAULT_LAG_OBJECTIVE,
         max_deleted_percent: Policy::DEFAULT_MAX_DELETED_PERCENT,
         machine: MachineSpec {
+            provider: StandbyProvider::Gcp,
             machine_type: "e2-medium".to_owned(),
             disk_gb: 100,
             disk_type: "pd-standard".to_owned(),

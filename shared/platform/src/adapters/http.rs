@@ -98,6 +98,24 @@ impl Http {
     }
 }
 
+impl Http {
+    /// Reads a link that a provider handed out: it carries its own permission, so the secret is not sent.
+    ///
+    /// # Errors
+    /// When no complete answer came, or the link is neither `https` nor on this machine.
+    #[cfg(feature = "vast")]
+    pub(crate) async fn fetch(&self, link: &str) -> Result<Answer, NoAnswer> {
+        let url = base_url("the linked text", link).map_err(|error| NoAnswer(error.to_string()))?;
+        let lost = |error: reqwest::Error| NoAnswer(chain(&error.without_url()));
+        let response = self.client.get(url).send().await.map_err(lost)?;
+        Ok(Answer {
+            status: response.status().as_u16(),
+            retry_after: retry_after(&response),
+            body: read(response).await?,
+        })
+    }
+}
+
 async fn read(mut response: Response) -> Result<String, NoAnswer> {
     let mut bytes = Vec::new();
     loop {

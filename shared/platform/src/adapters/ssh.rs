@@ -11,15 +11,17 @@ use async_trait::async_trait;
 use russh::keys::PrivateKey;
 use sha2::{Digest, Sha256};
 use warmspare_domain::observed::Endpoint;
+use warmspare_domain::policy::StandbyProvider;
 use warmspare_wire::agent::{Answer, Call, Outcome, Request, SCHEMA};
 
+use crate::adapters::READY;
 use crate::ports::{AgentError, Agents};
 
 mod connection;
 mod operator;
 mod push;
 
-use connection::{Connections, Output};
+use connection::{Connections, Logins, Output};
 pub use operator::{OperatorKeyError, operator_key};
 
 /// How standbys are reached.
@@ -27,6 +29,8 @@ pub use operator::{OperatorKeyError, operator_key};
 pub struct SshSettings {
     /// The login on standbys.
     pub user: String,
+    /// The login on standbys at Vast: containers, whose only login is root's.
+    pub vast_user: String,
     /// The operator's private key, OpenSSH format, without a passphrase.
     pub key: PathBuf,
     /// The agent's binary.
@@ -74,6 +78,7 @@ impl SshSettings {
         };
         Self {
             user: "warmspare".to_owned(),
+            vast_user: "root".to_owned(),
             key,
             agent,
             data_dir,
@@ -136,7 +141,11 @@ impl SshAgents {
             })?
             .into();
         let version = hex::encode(&Sha256::digest(&binary)[..8]);
-        let connections = Connections::new(settings.user.clone(), Arc::new(key), settings.limits);
+        let logins = Logins {
+            gcp: settings.user.clone(),
+            vastai: settings.vast_user.clone(),
+        };
+        let connections = Connections::new(logins, Arc::new(key), settings.limits);
         Ok(Self {
             settings,
             connections,
@@ -151,13 +160,18 @@ impl SshAgents {
     }
 
     /// What runs an agent there. Only our own words and checked settings are part of it.
-    fn command(&self) -> String {
+    fn command(&self, provider: StandbyProvider) -> String {
         let (agent, data_dir) = (push::remote_path(&self.version), &self.settings.data_dir);
-        match self.settings.run_as {
-            RunAs::Login => format!("{agent} --data {data_dir} call"),
+        match (provider, self.settings.run_as) {
+            // A container's disk is always there; what may still be missing is rsync, which the container installs at its start.
+            (StandbyProvider::Vastai, RunAs::Login | RunAs::Root) => format!(
+                "test -e {data_dir}/{READY} || {{ echo 'the container is not ready yet' >&2; exit 75; }}; \
+                 exec {agent} --data {data_dir} call"
+            ),
+            (StandbyProvider::Gcp, RunAs::Login) => format!("{agent} --data {data_dir} call"),
             // A machine answers SSH before its start-up script has mounted the data disk: what the agent found or wrote in that moment would not be
             // the data. The login's home is kept because downloads are authorised there.
-            RunAs::Root => format!(
+            (StandbyProvider::Gcp, RunAs::Root) => format!(
                 "mountpoint -q {data_dir} || {{ echo 'the data disk is not mounted yet' >&2; exit 75; }}; \
                  exec sudo -n --preserve-env=HOME {agent} --data {data_dir} call"
             ),
@@ -168,7 +182,7 @@ impl SshAgents {
         let call = serde_json::to_vec(&Call::new(request)).map_err(|error| AgentError::Broken {
             detail: error.to_string(),
         })?;
-        let command = self.command();
+        let command = self.command(standby.provider);
         if !self.connections.has_agent(standby, &self.version) {
             self.push(standby).await?;
         }

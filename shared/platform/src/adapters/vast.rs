@@ -12,6 +12,7 @@ mod market;
 mod pace;
 mod refusal;
 mod rent;
+mod standby;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -34,9 +35,10 @@ pub use account::{Account, Webhook, WebhookWithSecret};
 pub use instance::RsyncModule;
 pub use keys::AttachedKey;
 pub use market::{Offer, OfferQuery, Terms};
+pub use standby::{VastStandbySettings, VastStandbys};
 
 use crate::adapters::http::Http;
-use crate::ports::{Destroyed, GpuRow, Gpus, ProviderError, RentWish};
+use crate::ports::{Destroyed, GpuRow, Gpus, ProviderError, RentWish, StandbyLabel};
 use calls::{Call, Calls};
 use instance::instance_path;
 use listing::{PAGE, garbled};
@@ -181,7 +183,10 @@ impl Gpus for VastGpus {
     }
 
     async fn all(&self) -> Result<Vec<GpuRow>, ProviderError> {
-        let instances = self.list(&json!({})).await?;
+        let mut instances = self.list(&json!({})).await?;
+        // Our own standbys are rented from the same account, and are nobody's GPUs.
+        let is_standby = |label: &String| StandbyLabel::parse(label).is_some();
+        instances.retain(|instance| !instance.label.as_ref().is_some_and(is_standby));
         self.rows_of(&instances).await
     }
 

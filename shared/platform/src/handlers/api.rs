@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use warmspare_domain::association::{Association, Link, Phase, PointChoice};
 use warmspare_domain::event::{Destination, Event, Subject};
 use warmspare_domain::ids::{GpuId, RecoveryPointId};
+use warmspare_domain::policy::StandbyProvider;
 use warmspare_domain::reason::Reason;
 use warmspare_domain::units::{MicroUsd, Timestamp};
 use warmspare_wire::agent::{AuthorizeDownload, Outcome, RecoveryPoint, Request};
@@ -325,7 +326,10 @@ async fn download(
     Ok(Json(DownloadTerms {
         address: endpoint.address.clone(),
         port: endpoint.port,
-        user: app.machines.standby_user.clone(),
+        user: match endpoint.provider {
+            StandbyProvider::Gcp => app.machines.standby_user.clone(),
+            StandbyProvider::Vastai => app.machines.gpu_user.clone(),
+        },
         host_key: endpoint.host_key.clone(),
         until,
         point,

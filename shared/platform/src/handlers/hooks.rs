@@ -15,7 +15,7 @@ use warmspare_domain::ids::{AssociationId, GpuId};
 use warmspare_wire::hooks::{GpuCreated, GpuDestroyed, GpuFailed};
 
 use super::{App, Failure, log_refusal, seal, words};
-use crate::ports::{RentalLabel, StoreError};
+use crate::ports::{RentalLabel, StandbyLabel, StoreError};
 use crate::report;
 
 /// The reason that lets a standby go. Every other one keeps the data.
@@ -155,11 +155,14 @@ impl App {
         {
             return Ok(already(&read.association));
         }
+        // A standby must not get a standby, which would get one, too.
+        if let Some(label) = StandbyLabel::parse(&row.label) {
+            return Err(Failure::conflict(format!(
+                "instance {gpu} is no GPU to protect but a standby of warmspare itself ({label}); nothing was made"
+            )));
+        }
         let wanted = self.wanted(row, expected_files).await?;
-        let why = format!(
-            "{}; {} disk: {}",
-            wanted.placement.explanation, wanted.machine.disk_type, wanted.disk_reason
-        );
+        let why = wanted.words();
         let mut policy = self.default_policy.clone();
         policy.machine = wanted.machine;
         let mut association = Association::new(self.reconciler.deployment().clone(), gpu, policy, world.clock.now());

@@ -19,7 +19,7 @@ use crate::report;
 pub struct Machines {
     /// GPUs of the Vast account; `null` when Vast did not answer.
     pub gpus: Option<Vec<GpuMachine>>,
-    /// Standby machines and disks with our label; `null` when Compute Engine did not answer.
+    /// Standby machines and disks with our label; `null` when a provider did not answer.
     pub standbys: Option<Vec<StandbyMachine>>,
 }
 
@@ -53,6 +53,8 @@ pub struct StandbyMachine {
     pub zone: String,
     /// The association in its label.
     pub association: AssociationId,
+    /// What was rented for it, when the provider's list tells.
+    pub detail: Option<String>,
 }
 
 /// `GET /v1/machines`.
@@ -80,10 +82,11 @@ pub(super) async fn list(State(app): State<App>, headers: HeaderMap) -> Result<J
         };
         rows.into_iter().map(machine).collect()
     });
-    let standbys =
-        world.standbys.all().await.inspect_err(|error| {
-            tracing::warn!(error = report::chain(error), "Compute Engine did not list the standbys")
-        });
+    let standbys = world
+        .standbys
+        .all()
+        .await
+        .inspect_err(|error| tracing::warn!(error = report::chain(error), "a provider did not list the standbys"));
     let standbys = standbys.ok().map(|rows| {
         let machine = |row: crate::ports::LabelledStandby| {
             let (name, kind) = match row.kind {
@@ -95,6 +98,7 @@ pub(super) async fn list(State(app): State<App>, headers: HeaderMap) -> Result<J
                 kind,
                 zone: row.standby.zone.to_string(),
                 association: row.association,
+                detail: row.detail,
             }
         };
         rows.into_iter().map(machine).collect()

@@ -27,7 +27,7 @@ const REFRESH_LIMIT: Duration = Duration::from_secs(120);
 /// # Guarantees
 /// Asking for prices reads at most one small object; only [`PriceList::refresh_if_due`] asks the provider. A refresh that fails changes nothing.
 pub struct PriceList {
-    catalogue: Arc<dyn PriceCatalogue>,
+    catalogue: Option<Arc<dyn PriceCatalogue>>,
     shelf: Arc<dyn PriceShelf>,
     clock: Arc<dyn Clock>,
     kept: Mutex<Kept>,
@@ -41,9 +41,9 @@ struct Kept {
 }
 
 impl PriceList {
-    /// Over these; asks nobody yet.
+    /// Over these; asks nobody yet. Without a catalogue there is only what the shelf and the table have.
     #[must_use]
-    pub fn new(catalogue: Arc<dyn PriceCatalogue>, shelf: Arc<dyn PriceShelf>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(catalogue: Option<Arc<dyn PriceCatalogue>>, shelf: Arc<dyn PriceShelf>, clock: Arc<dyn Clock>) -> Self {
         Self {
             catalogue,
             shelf,
@@ -74,6 +74,7 @@ impl PriceList {
 
     /// Reads the catalogue when what is known is a day old. Takes up to two minutes, so it belongs into a sweep, never into a beat.
     pub async fn refresh_if_due(&self) {
+        let Some(catalogue) = &self.catalogue else { return };
         self.current().await;
         let now = self.clock.now();
         {
@@ -86,7 +87,7 @@ impl PriceList {
                 return;
             }
         }
-        let why = match tokio::time::timeout(REFRESH_LIMIT, self.catalogue.read()).await {
+        let why = match tokio::time::timeout(REFRESH_LIMIT, catalogue.read()).await {
             Ok(Ok(regions)) => return self.keep(LivePrices::new(now, regions)).await,
             Ok(Err(error)) => report::chain(&error),
             Err(_) => format!("it took longer than {} s", REFRESH_LIMIT.as_secs()),
@@ -179,7 +180,7 @@ mod tests {
     }
 
     fn list(world: &Arc<World>) -> PriceList {
-        PriceList::new(world.clone(), world.clone(), world.clone())
+        PriceList::new(Some(world.clone()), world.clone(), world.clone())
     }
 
     async fn spot(list: &PriceList) -> (u64, Origin) {

@@ -162,7 +162,7 @@ fn book(world: &Arc<World>, offer: u64, wish: &Wish) -> Result<(u64, bool), Repl
         .vast
         .offers
         .get_mut(&offer)
-        .filter(|ask| ask.resource_type == "gpu")
+        .filter(|ask| ask.resource_type != "disk")
     else {
         return Err(no_such());
     };

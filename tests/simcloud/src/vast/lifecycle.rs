@@ -91,6 +91,7 @@ fn power_on(world: &Arc<World>, id: u64, change: u64) {
         alter(world, id, |instance| instance.status_msg = Some(failure.to_string()));
         return;
     }
+    run_onstart(world, id);
     let notice = alter(world, id, |instance| {
         instance.actual = Some("running");
         (instance.intended, instance.contract) = ("running", "running");
@@ -105,6 +106,24 @@ fn power_on(world: &Arc<World>, id: u64, change: u64) {
     step(world, id, change, world.options.timing.vast_ports, move |world| {
         alter(world, id, |instance| instance.ports_listed = true);
     });
+}
+
+/// Runs the container's start-up commands, as the real one does at every start; what they say is in its log. Machines here share one file
+/// system, so the one path of a container's that such commands read, sshd's key, is put in place of theirs.
+fn run_onstart(world: &Arc<World>, id: u64) {
+    const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key.pub";
+    let found = alter(world, id, |instance| {
+        instance
+            .onstart
+            .clone()
+            .map(|text| (Arc::clone(&instance.machine), text))
+    });
+    let Some(Some((machine, text))) = found else { return };
+    let key = machine.directory().join("host_key.pub");
+    let text = text.replace(HOST_KEY, &key.display().to_string());
+    if let Err(failure) = machine.exec_detached("/bin/sh", &["-c".to_owned(), text]) {
+        tracing::error!(gpu.id = id, error = %failure, "a container's start-up commands did not start");
+    }
 }
 
 /// Kills the container; the disk stays.

@@ -42,6 +42,7 @@ pub(crate) struct Vast {
 }
 
 pub use create::Birth;
+pub(crate) use offers::cpu_offer;
 
 impl Vast {
     pub(crate) fn new(credit: f64, rate_limits: RateLimits) -> Self {

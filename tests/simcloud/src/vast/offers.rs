@@ -161,6 +161,32 @@ pub(super) fn market() -> BTreeMap<u64, Offer> {
     market
 }
 
+/// A machine without a GPU, which the market usually has none of (vast-api.md §4); its number is the offer's.
+pub(crate) fn cpu_offer() -> Offer {
+    Offer {
+        id: 8_990,
+        machine_id: 32_990,
+        host_id: 120_790,
+        gpu_name: String::new(),
+        num_gpus: 0,
+        gpu_ram: 0,
+        price: 0.03,
+        min_bid: 0.03,
+        storage_cost: 0.10,
+        geolocation: Some("Texas, US".to_owned()),
+        reliability: 0.99,
+        disk_space: 500.0,
+        cpu_ram: 32_000,
+        inet: 500.0,
+        verification: "verified",
+        hosting_type: 1,
+        direct_ports: 50,
+        static_ip: true,
+        resource_type: "cpu",
+        rented: false,
+    }
+}
+
 /// Keys of a query that are not filters.
 const CONTROLS: [&str; 9] = [
     "order",

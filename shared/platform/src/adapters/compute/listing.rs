@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use warmspare_domain::effect::StandbyRef;
 use warmspare_domain::ids::{StandbyName, Zone};
+use warmspare_domain::policy::StandbyProvider;
 use warmspare_domain::units::Timestamp;
 
 use super::ComputeEngine;
@@ -108,9 +109,11 @@ impl ComputeEngine {
             let gpu = labels.get(GPU).and_then(|label| label.parse().ok());
             let name: StandbyName = name.parse().ok()?;
             Some(LabelledStandby {
+                detail: None,
                 association: owner.association,
                 attempt: owner.attempt,
                 standby: StandbyRef {
+                    provider: StandbyProvider::Gcp,
                     name,
                     zone: zone.clone(),
                 },

@@ -2,6 +2,7 @@
 
 use warmspare_domain::effect::StandbyRef;
 use warmspare_domain::observed::{Endpoint, Observed, StandbySeen};
+use warmspare_domain::policy::StandbyProvider;
 
 use super::ComputeEngine;
 use super::owner::Owner;
@@ -103,6 +104,7 @@ impl ComputeEngine {
             return Ok(None);
         };
         Ok(Some(Endpoint {
+            provider: StandbyProvider::Gcp,
             instance: number,
             address,
             port: self.settings.ssh_port,

@@ -95,6 +95,8 @@ pub(super) fn filter(deployment: &Deployment) -> String {
 
 #[cfg(test)]
 mod tests {
+    use warmspare_domain::policy::StandbyProvider;
+
     use super::*;
 
     #[test]
@@ -102,6 +104,7 @@ mod tests {
         let prod: Deployment = "prod-1".parse().unwrap();
         let association = AssociationId::of(GpuId::vast(48_927_380));
         let standby = StandbyRef {
+            provider: StandbyProvider::Gcp,
             name: StandbyName::new(&prod, association, 3),
             zone: "us-central1-a".parse().unwrap(),
         };

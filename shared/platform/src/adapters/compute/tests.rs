@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use warmspare_domain::association::Association;
 use warmspare_domain::ids::{GpuId, StandbyName};
 use warmspare_domain::observed::{Endpoint, Observed, StandbySeen};
-use warmspare_domain::policy::{Failover, Policy, Provisioning, SupersededGpu, WhenDeletedAtVast};
+use warmspare_domain::policy::{Failover, Policy, Provisioning, StandbyProvider, SupersededGpu, WhenDeletedAtVast};
 use warmspare_domain::units::{Seconds, Timestamp};
 
 use super::*;
@@ -192,6 +192,7 @@ impl Stand {
         let engine = engine(&server);
         let association = association();
         let standby = StandbyRef {
+            provider: StandbyProvider::Gcp,
             name: StandbyName::new(&association.deployment, association.id, 1),
             zone: association.standby.zone.clone(),
         };
@@ -249,6 +250,7 @@ fn association() -> Association {
         lag_objective: Policy::DEFAULT_LAG_OBJECTIVE,
         max_deleted_percent: 50,
         machine: MachineSpec {
+            provider: StandbyProvider::Gcp,
             machine_type: "e2-medium".into(),
             disk_gb: 100,
             disk_type: "pd-standard".into(),
@@ -488,6 +490,7 @@ async fn a_look_tells_what_is_there() {
     );
     stand.cloud().host_key = Some(HOST_KEY);
     let endpoint = Endpoint {
+        provider: StandbyProvider::Gcp,
         instance: 6_142_870_129_347,
         address: "203.0.113.9".into(),
         port: 22,

@@ -9,6 +9,7 @@ use russh::keys::{PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::{Channel, ChannelMsg};
 use tokio::time::timeout;
 use warmspare_domain::observed::Endpoint;
+use warmspare_domain::policy::StandbyProvider;
 
 use super::Limits;
 use crate::ports::AgentError;
@@ -62,9 +63,25 @@ impl Output {
     }
 }
 
+/// Who logs in, by who rents the standby out.
+#[derive(Debug, Clone)]
+pub(super) struct Logins {
+    pub(super) gcp: String,
+    pub(super) vastai: String,
+}
+
+impl Logins {
+    fn at(&self, provider: StandbyProvider) -> &str {
+        match provider {
+            StandbyProvider::Gcp => &self.gcp,
+            StandbyProvider::Vastai => &self.vastai,
+        }
+    }
+}
+
 /// Connections that are kept, one per standby.
 pub(super) struct Connections {
-    user: String,
+    logins: Logins,
     key: Arc<PrivateKey>,
     limits: Limits,
     kept: Mutex<BTreeMap<Endpoint, Arc<Kept>>>,
@@ -80,9 +97,9 @@ pub(super) struct Kept {
 }
 
 impl Connections {
-    pub(super) fn new(user: String, key: Arc<PrivateKey>, limits: Limits) -> Self {
+    pub(super) fn new(logins: Logins, key: Arc<PrivateKey>, limits: Limits) -> Self {
         Self {
-            user,
+            logins,
             key,
             limits,
             kept: Mutex::default(),
@@ -185,7 +202,7 @@ impl Connections {
         let key = PrivateKeyWithHashAlg::new(Arc::clone(&self.key), None);
         match timeout(
             self.limits.authenticate,
-            handle.authenticate_publickey(self.user.as_str(), key),
+            handle.authenticate_publickey(self.logins.at(standby.provider), key),
         )
         .await
         {

@@ -71,6 +71,7 @@ impl Sshd {
 
     fn endpoint(&self) -> Endpoint {
         Endpoint {
+            provider: StandbyProvider::Gcp,
             instance: 1,
             address: "127.0.0.1".to_owned(),
             port: self.port,
@@ -173,6 +174,7 @@ async fn a_call_pushes_the_agent_and_travels_on_standard_input_only() {
 async fn whoever_has_another_host_key_gets_nothing() {
     let (sshd, other) = (Sshd::start(), Sshd::start());
     let impostor = Endpoint {
+        provider: StandbyProvider::Gcp,
         host_key: other.endpoint().host_key,
         ..sshd.endpoint()
     };
@@ -316,6 +318,7 @@ async fn silence_at_any_step_ends_in_time() {
     })
     .unwrap();
     let endpoint = Endpoint {
+        provider: StandbyProvider::Gcp,
         port: mute.local_addr().unwrap().port(),
         ..sshd.endpoint()
     };

@@ -82,6 +82,17 @@ impl Calls {
         self.once(call).await
     }
 
+    /// Reads a text that Vast linked to; `None` while it is not there yet.
+    pub(super) async fn linked(&self, link: &str) -> Result<Option<String>, NoAnswer> {
+        let answer = self.http.fetch(link).await?;
+        Ok((answer.status == 200).then_some(answer.body))
+    }
+
+    /// Waits in Vast's scale of time.
+    pub(super) async fn pause(&self, duration: Duration) {
+        self.pace.pause(duration).await;
+    }
+
     async fn once(&self, call: &Call<'_>) -> Result<Value, Refusal> {
         self.pace.turn(call.endpoint).await;
         let mut segments: Vec<&str> = call.path.split('/').collect();

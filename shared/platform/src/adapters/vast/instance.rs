@@ -116,7 +116,7 @@ impl VastGpus {
         })
     }
 
-    async fn change(&self, gpu: GpuId, body: &Value) -> Result<(), ProviderError> {
+    pub(super) async fn change(&self, gpu: GpuId, body: &Value) -> Result<(), ProviderError> {
         self.order_of(
             gpu,
             &Call::new(Endpoint::Change, Method::PUT, instance_path(gpu), Some(body)),

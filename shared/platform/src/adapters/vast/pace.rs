@@ -25,6 +25,8 @@ pub(super) enum Endpoint {
     Search,
     /// `PUT asks/{id}`
     Rent,
+    /// `PUT instances/request_logs/{id}`
+    Logs,
     /// `PUT commands/rsync`
     Copy,
     /// `…/webhooks`
@@ -40,7 +42,7 @@ impl Endpoint {
             Self::List | Self::Change => 1000,
             // Not in the table: as careful as with a list.
             Self::Account => 1000,
-            Self::Show | Self::Keys | Self::Search | Self::Webhooks => 2000,
+            Self::Logs | Self::Show | Self::Keys | Self::Search | Self::Webhooks => 2000,
             Self::Destroy => 3000,
             Self::Copy => 3500,
             Self::Rent => 4500,

@@ -16,9 +16,9 @@ use super::wire::as_id;
 use crate::ports::{ProviderError, RentWish};
 
 /// Offers that are tried in one call. Each costs Vast's 4.5 s, and a caller's patience ends before a sixth.
-const MAX_OFFERS: usize = 5;
+pub(super) const MAX_OFFERS: usize = 5;
 
-enum Taken {
+pub(super) enum Taken {
     /// It is ours.
     Yes(GpuId),
     /// Somebody was faster, or the floor rose. Nothing bills.
@@ -49,7 +49,8 @@ impl VastGpus {
                     break;
                 }
                 if tried.insert(offer.id) {
-                    match self.take(&offer, wish, &label).await? {
+                    let body = self.order(&offer, wish, &label);
+                    match self.take(offer.id, &body, &label).await? {
                         Taken::Yes(gpu) => return Ok(gpu),
                         Taken::No(why) => last = why,
                     }
@@ -75,14 +76,9 @@ impl VastGpus {
         Ok(ours.filter_map(|row| row.id).min().map(GpuId::vast))
     }
 
-    async fn take(&self, offer: &Offer, wish: &RentWish, label: &str) -> Result<Taken, ProviderError> {
-        let body = self.order(offer, wish, label);
-        let call = Call::new(
-            Endpoint::Rent,
-            Method::PUT,
-            format!("api/v0/asks/{}", offer.id),
-            Some(&body),
-        );
+    /// Orders an offer once. `label` is unique for the wish behind it.
+    pub(super) async fn take(&self, offer: u64, body: &Value, label: &str) -> Result<Taken, ProviderError> {
+        let call = Call::new(Endpoint::Rent, Method::PUT, format!("api/v0/asks/{offer}"), Some(body));
         match self.calls.write(&call).await {
             Ok(answer) => match as_id(&answer["new_contract"]) {
                 Some(contract) => Ok(Taken::Yes(GpuId::vast(contract))),
@@ -107,7 +103,7 @@ impl VastGpus {
             | Kind::AlreadyThere
             | Kind::Throttled { .. }
             | Kind::OutOfSearches
-            | Kind::Invalid => Err(refusal.into_error("a GPU to rent")),
+            | Kind::Invalid => Err(refusal.into_error("an offer to rent")),
         }
     }
 
@@ -115,7 +111,7 @@ impl VastGpus {
     async fn find_after_doubt(&self, label: &str, doubt: &str) -> Result<Taken, ProviderError> {
         match self.labelled(label).await? {
             Some(gpu) => Ok(Taken::Yes(gpu)),
-            None => Err(garbled(&format!("the order of a GPU: {doubt}"))),
+            None => Err(garbled(&format!("the order of an instance: {doubt}"))),
         }
     }
 

@@ -85,7 +85,7 @@ fn ssh_host(instance: &Instance, prefer: SshPreference) -> Option<SshHost> {
     }
 }
 
-fn direct(instance: &Instance) -> Option<SshHost> {
+pub(super) fn direct(instance: &Instance) -> Option<SshHost> {
     let port = as_number(&instance.ports["22/tcp"][0]["HostPort"]).and_then(as_port)?;
     let address = instance.public_ipaddr.clone()?;
     Some(SshHost { address, port })

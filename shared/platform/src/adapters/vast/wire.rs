@@ -10,6 +10,10 @@ use warmspare_domain::units::MicroUsd;
 pub(super) struct Instance {
     #[serde(deserialize_with = "id")]
     pub(super) id: Option<u64>,
+    #[serde(deserialize_with = "id")]
+    pub(super) machine_id: Option<u64>,
+    #[serde(deserialize_with = "id")]
+    pub(super) host_id: Option<u64>,
     #[serde(deserialize_with = "text")]
     pub(super) actual_status: Option<String>,
     #[serde(deserialize_with = "text")]
@@ -79,6 +83,18 @@ pub(super) struct OfferRow {
     pub(super) rented: Option<bool>,
     #[serde(deserialize_with = "text")]
     pub(super) resource_type: Option<String>,
+    #[serde(deserialize_with = "id")]
+    pub(super) host_id: Option<u64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) cpu_ram: Option<f64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) reliability: Option<f64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) direct_port_count: Option<f64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) duration: Option<f64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) inet_down_cost: Option<f64>,
 }
 
 /// A number, or what reads as one.

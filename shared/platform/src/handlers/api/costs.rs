@@ -5,6 +5,7 @@ use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use serde::Deserialize;
 use warmspare_domain::ids::GpuId;
+use warmspare_domain::policy::StandbyProvider;
 use warmspare_domain::units::MicroUsd;
 
 use crate::config::Scope;
@@ -65,6 +66,12 @@ impl App {
                 (wanted.machine, region, placement, wanted.disk_reason, row.profile())
             }
         };
+        if machine.provider == StandbyProvider::Vastai {
+            return Err(Failure::bad_request(
+                "the price of a standby at Vast is the market's on the day: at most vast_standby_max_price_per_hour plus its traffic. \
+                 GET /v1/machines shows what each costs",
+            ));
+        }
         Ok(EstimateInput {
             gpu,
             region,
