@@ -202,11 +202,20 @@ fn print_restore(status: &Status) {
 }
 
 fn words(progress: &Progress) -> String {
-    let rate = Bytes(progress.bytes_per_second);
-    match progress.bytes_total.0 {
-        0 => format!("{} at {rate}/s", progress.bytes_done),
-        _ => format!("{} of {} at {rate}/s", progress.bytes_done, progress.bytes_total),
+    let Progress {
+        bytes_done,
+        bytes_total,
+        files_done,
+        files_total,
+        bytes_per_second,
+    } = *progress;
+    let rate = Bytes(bytes_per_second);
+    if bytes_total.0 == 0 {
+        return format!("{bytes_done} at {rate}/s");
     }
+    let left = bytes_total.0.saturating_sub(bytes_done.0).checked_div(bytes_per_second);
+    let left = left.map_or_else(String::new, |seconds| format!(", {seconds} s left"));
+    format!("{bytes_done} of {bytes_total}, {files_done} of {files_total} files at {rate}/s{left}")
 }
 
 fn seconds(now: Timestamp, then: Timestamp) -> String {
