@@ -52,8 +52,10 @@ const APPEND: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p &
     mkdir -p \"$d\" || exit 92; if [ -e \"./$f\" ] || [ -L \"./$f\" ]; then rm -f \"$s\"; exit 96; fi; \
     touch -d \"@$t\" \"$s\" && mv \"$s\" \"./$f\"'";
 
+// The root keeps the time that rsync gave it.
 const TIDY: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" || exit 91; [ -L .warmspare ] && exit 0; \
-    [ -L .warmspare/restore ] && exit 0; rm -f .warmspare/restore/part-*; rmdir .warmspare/restore .warmspare 2>/dev/null; exit 0'";
+    [ -L .warmspare/restore ] && exit 0; [ -d .warmspare/restore ] || exit 0; t=$(stat -c %y .); \
+    rm -f .warmspare/restore/part-*; rmdir .warmspare/restore .warmspare 2>/dev/null; touch -d \"$t\" .; exit 0'";
 
 /// What is to be filled from what.
 #[derive(Debug)]
@@ -435,5 +437,84 @@ impl Counted<'_> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.done.bytes.fetch_sub(self.given, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data_dir::DataDir;
+    use std::collections::HashMap;
+    use warmspare_domain::ids::{AssociationId, Epoch, GpuId};
+    use warmspare_wire::agent::Host;
+
+    fn file(name: &str, size: u64, seconds: i64) -> Entry {
+        Entry {
+            name: name.as_bytes().into(),
+            kind: Kind::File,
+            size,
+            modified: (seconds, 0),
+            sparse: false,
+            twin: false,
+        }
+    }
+
+    fn plan(list: &[Entry], survey: &Survey) -> Vec<String> {
+        let place = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(place.path()).unwrap();
+        let host = Host {
+            address: "10.0.0.1".into(),
+            port: 22,
+            user: "root".into(),
+        };
+        let machine = Machine::new(&dir, &host, AssociationId::of(GpuId::vast(7)), Epoch::FIRST).unwrap();
+        let filling = Filling {
+            machine: &machine,
+            target_path: "/x",
+            tree: place.path(),
+            list,
+        };
+        let shown = |at: &usize| String::from_utf8_lossy(&list[*at].name).into_owned();
+        filling
+            .plan(survey)
+            .iter()
+            .map(|job| match job {
+                Job::Bundle(share) => share.entries.iter().map(shown).collect::<Vec<_>>().join("+"),
+                Job::Large { at, arrived, .. } => format!("{} from {arrived}", shown(at)),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn code_travels_first_then_the_newest_checkpoint_and_caches_last() {
+        let mut list = vec![
+            file(".cache/hub/blob", 1 << 30, 9),
+            file("config.yaml", 10, 1),
+            file("data.bin", 2 << 20, 3),
+            file("runs/1.pt", 1 << 30, 5),
+            file("runs/2.pt", 1 << 30, 6),
+            file("train.py", 10, 1),
+            file("there", 10, 1),
+            file("twin", 10, 1),
+        ];
+        list[7].twin = true;
+        let mut survey = Survey {
+            there: vec![There::Missing; list.len()],
+            parts: HashMap::new(),
+            may_keep_parts: true,
+        };
+        survey.there[6] = There::Same;
+        survey.parts.insert(part_of(&list[3]).into_bytes(), 77);
+        let expected = [
+            "config.yaml+train.py",
+            "runs/2.pt from 0",
+            "runs/1.pt from 77",
+            "data.bin",
+            ".cache/hub/blob from 0",
+            "twin",
+        ];
+        assert_eq!(plan(&list, &survey), expected);
+        survey.may_keep_parts = false;
+        assert!(!plan(&list, &survey).iter().any(|job| job.contains(" from ")));
     }
 }

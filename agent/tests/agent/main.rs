@@ -10,4 +10,5 @@ mod passes;
 mod restores;
 mod single_flight;
 mod storage;
+mod streams;
 mod support;
