@@ -29,6 +29,8 @@ pub struct Entry {
     pub kind: Kind,
     /// The size of a regular file in bytes; else 0.
     pub size: u64,
+    /// Its permission bits.
+    pub mode: u32,
     /// Seconds and nanoseconds of its modification.
     pub modified: (i64, i64),
     /// Whether it has holes.
@@ -91,6 +93,7 @@ impl Entry {
             name: name.into(),
             kind,
             size,
+            mode: found.mode() & 0o7777,
             modified: (found.mtime(), found.mtime_nsec()),
             // Blocks of 512 bytes, whatever the file system's are. Source: stat(2).
             sparse: found.blocks().saturating_mul(512) < size,
@@ -197,6 +200,7 @@ mod tests {
             name: name.as_bytes().into(),
             kind: Kind::File,
             size,
+            mode: 0o644,
             modified: (1, 0),
             sparse: false,
             twin,

@@ -10,6 +10,7 @@
 pub mod bind;
 pub mod call;
 pub mod clock;
+pub mod compare;
 pub mod data_dir;
 pub mod download;
 pub mod error;

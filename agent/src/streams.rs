@@ -453,6 +453,7 @@ mod tests {
             name: name.as_bytes().into(),
             kind: Kind::File,
             size,
+            mode: 0o644,
             modified: (seconds, 0),
             sparse: false,
             twin: false,

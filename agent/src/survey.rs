@@ -199,6 +199,7 @@ mod tests {
             name: name.into(),
             kind,
             size,
+            mode: 0o644,
             modified: (1_795_441_530, 123_456_789),
             sparse: false,
             twin: false,

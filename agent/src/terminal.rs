@@ -113,6 +113,7 @@ fn exit_code(request: &Request, outcome: &Outcome) -> u8 {
         Outcome::Prepared { .. }
         | Outcome::Status(_)
         | Outcome::RecoveryPoints(_)
+        | Outcome::Compared(_)
         | Outcome::DownloadAuthorized { .. } => DONE,
     }
 }
@@ -126,6 +127,7 @@ fn print(outcome: &Outcome) {
         Outcome::Prepared { public_key } => println!("{public_key}"),
         Outcome::Status(status) => print_status(status),
         Outcome::RecoveryPoints(points) => points.iter().for_each(print_point),
+        Outcome::Compared(comparison) => print!("{comparison}"),
         Outcome::DownloadAuthorized { point, until } => {
             println!("recovery point {} may be read until {until}", point.id)
         }

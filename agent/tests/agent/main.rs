@@ -3,6 +3,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "whatever was not expected fails the test")]
 
 mod binding;
+mod comparing;
 mod downloads;
 mod guards;
 mod kills;
