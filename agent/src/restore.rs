@@ -20,7 +20,7 @@ use crate::rsync::{Transfer, Wish};
 use crate::source;
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, PointFile, REQUEST_LOCK, RESTORE_LOCK, RestoreFile, RestoreStage};
-use crate::streams::Filling;
+use crate::streams::{Filling, Whole};
 use crate::verify::{Comparison, Differences};
 
 /// The hidden verb of the worker.
@@ -269,8 +269,12 @@ impl<'a> Job<'a> {
         };
         note(self.dir, self.job.attempt, RestoreStage::Running(RestoreStep::Copying))?;
         let filled = filling.run(|progress| self.watch(progress))?;
-        self.filled.set((filled.files.into_inner(), filled.bytes.into_inner()));
-        self.copy(None)?;
+        self.filled
+            .set((filled.done.files.into_inner(), filled.done.bytes.into_inner()));
+        match filled.whole {
+            Whole::AsFarAsKnown => {}
+            Whole::No => self.copy(None)?,
+        }
         let differences = self.compare(&list)?;
         if differences.count > 0 {
             // Something of the same size and time was there before, with other content: only reading it tells.

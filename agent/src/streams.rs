@@ -1,8 +1,8 @@
 //! Filling a target over several connections at once: small files bundled as tar streams, large ones one by one, in the order in
 //! which somebody who starts to work there needs them.
 //!
-//! Nothing here has to succeed: rsync goes over the whole tree afterwards and brings what did not arrive, and the verification
-//! reads everything back. Nothing that is on the target is overwritten here.
+//! Nothing here has to succeed: unless everything arrived, rsync goes over the whole tree and brings the rest, and the verification
+//! reads everything back whatever happened. Nothing that is on the target is overwritten here.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -44,6 +44,10 @@ const UNPACK: &str = "exec /bin/sh -c 'unset CDPATH; umask 022; IFS= read -r p &
     exec tar --extract --file=- --numeric-owner --preserve-permissions --xattrs --xattrs-include=\"user.*\" --skip-old-files \
     2>/dev/null'";
 
+// Directories come last, when nothing changes their times any more; here tar sets those of directories that exist, too.
+const UNPACK_DIRECTORIES: &str = "exec /bin/sh -c 'unset CDPATH; umask 022; IFS= read -r p && cd \"$p\" || exit 91; \
+    exec tar --extract --file=- --numeric-owner --preserve-permissions --xattrs --xattrs-include=\"user.*\" 2>/dev/null'";
+
 // Target, file, part, offset, size, time: one line each, then the bytes. The part becomes the file when it is whole.
 const APPEND: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p && IFS= read -r f && IFS= read -r s && \
     IFS= read -r o && IFS= read -r n && IFS= read -r t && cd \"$p\" || exit 91; mkdir -p .warmspare/restore || exit 92; \
@@ -70,6 +74,25 @@ pub struct Filling<'a> {
     pub list: &'a [Entry],
 }
 
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Filled {
+    /// Files and bytes that are on the target now, as far as it knows.
+    pub done: Done,
+    /// Whether it brought all that was missing and found nothing else in the way.
+    pub whole: Whole,
+}
+
+/// Whether rsync still has something to bring.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Whole {
+    /// As far as a listing tells, nothing: the verification reads it back and is what counts.
+    AsFarAsKnown,
+    /// Something, or it is not known.
+    #[default]
+    No,
+}
+
 /// How many connections to use.
 #[must_use]
 pub fn lanes() -> usize {
@@ -79,13 +102,13 @@ pub fn lanes() -> usize {
 }
 
 impl Filling<'_> {
-    /// Brings as much as it can; answers what is there afterwards, as far as it knows.
+    /// Brings as much as it can.
     ///
     /// # Errors
     /// Only when the work is no longer wanted.
-    pub fn run(&self, mut watch: impl FnMut(Option<Progress>) -> Wish) -> Result<Done, AgentError> {
+    pub fn run(&self, mut watch: impl FnMut(Option<Progress>) -> Wish) -> Result<Filled, AgentError> {
         let Some(survey) = survey(self.machine, self.target_path, self.list, &mut || watch(None)) else {
-            return Ok(Done::default());
+            return Ok(Filled::default());
         };
         let done = self.already(&survey);
         let plan = self.plan(&survey);
@@ -93,7 +116,8 @@ impl Filling<'_> {
             .iter()
             .fold((0, 0), |sum, job| (sum.0 + job.files(), sum.1 + job.bytes(self)));
         if files < WORTH_IT.0 && bytes < WORTH_IT.1 {
-            return Ok(done);
+            let whole = Whole::No;
+            return Ok(Filled { done, whole });
         }
         let work = Work {
             filling: self,
@@ -101,10 +125,13 @@ impl Filling<'_> {
             children: Mutex::new(HashSet::new()),
             stop: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
+            broken: AtomicBool::new(survey.there.contains(&There::Other)),
             done,
         };
         work.run(&mut watch)?;
-        Ok(work.done)
+        let whole = work.complete_directories();
+        let done = work.done;
+        Ok(Filled { done, whole })
     }
 
     /// Clears away what large files that were never finished left on the target.
@@ -211,6 +238,8 @@ struct Work<'a> {
     children: Mutex<HashSet<u32>>,
     stop: AtomicBool,
     busy: AtomicUsize,
+    /// Whether anything was in the way or did not arrive.
+    broken: AtomicBool,
     done: Done,
 }
 
@@ -266,13 +295,14 @@ impl Work<'_> {
                 given: 0,
             };
             let outcome = match &job {
-                Job::Bundle(share) => self.send_bundle(machine, share, counted),
+                Job::Bundle(share) => self.send_bundle(machine, UNPACK, share.names(self.filling.list), counted),
                 Job::Large { at, part, arrived } => self.send_large(machine, *at, part, *arrived, counted),
             };
             match outcome {
                 Ok(()) => self.done.add(job.files(), 0),
                 // rsync brings it, or says what is wrong. A lane that lost its connection does not take the next job.
                 Err(error) => {
+                    self.broken.store(true, Ordering::SeqCst);
                     process::log(&format!("restore: a stream broke off, rsync carries on: {error}"));
                     if machine.connect().is_err() {
                         return;
@@ -282,7 +312,42 @@ impl Work<'_> {
         }
     }
 
-    fn send_bundle(&self, machine: &Machine, share: &Share, mut counted: Counted<'_>) -> io::Result<()> {
+    /// Every directory as it is in the recovery point. What was there before is not touched, so only when nothing was in the way.
+    fn complete_directories(&self) -> Whole {
+        let left = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).len();
+        if self.broken.load(Ordering::SeqCst) || left > 0 {
+            return Whole::No;
+        }
+        let mut directories = Share::default();
+        for (at, entry) in self.filling.list.iter().enumerate() {
+            if entry.kind == Kind::Directory {
+                directories.add(at, entry);
+            }
+        }
+        let mut names = b".\0".to_vec();
+        names.extend(directories.names(self.filling.list));
+        let counted = Counted {
+            done: &self.done,
+            stop: &self.stop,
+            most: 0,
+            given: 0,
+        };
+        match self.send_bundle(self.filling.machine, UNPACK_DIRECTORIES, names, counted) {
+            Ok(()) => Whole::AsFarAsKnown,
+            Err(error) => {
+                process::log(&format!("restore: directories are left to rsync: {error}"));
+                Whole::No
+            }
+        }
+    }
+
+    fn send_bundle(
+        &self,
+        machine: &Machine,
+        unpack: &'static str,
+        names: Vec<u8>,
+        mut counted: Counted<'_>,
+    ) -> io::Result<()> {
         let mut tar = process::tied("tar");
         tar.args([
             "--create",
@@ -303,8 +368,7 @@ impl Work<'_> {
         .env("LC_ALL", "C")
         .stdout(Stdio::piped());
         let mut tar = self.start(&mut tar)?;
-        let mut ssh = self.start(machine.pipe(UNPACK).stdout(Stdio::null()))?;
-        let names = share.names(self.filling.list);
+        let mut ssh = self.start(machine.pipe(unpack).stdout(Stdio::null()))?;
         let poured = thread::scope(|scope| {
             if let Some(mut stdin) = tar.stdin.take() {
                 scope.spawn(move || stdin.write_all(&names));
