@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use warmspare_domain::ids::Epoch;
-use warmspare_domain::units::{Bytes, Timestamp};
+use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{
-    Answer, Binding, Host, Outcome, PassActivity, PointChoice, Progress, RecoveryPoint, RecoveryPoint as Point,
-    RefusalKind, Request, RestoreActivity, Status,
+    Answer, Binding, Host, Outcome, PassActivity, PointChoice, RecoveryPoint, RecoveryPoint as Point, RefusalKind,
+    Request, RestoreActivity, Status,
 };
 
 use crate::call;
@@ -165,11 +165,7 @@ fn print_status(status: &Status) {
         ),
     }
     if let PassActivity::Running { started_at, progress } = &status.pass {
-        println!(
-            "pass under way for {}: {}",
-            seconds(status.now, *started_at),
-            words(progress)
-        );
+        println!("pass under way for {}: {}", seconds(status.now, *started_at), progress);
     }
     if let Some(failure) = &status.last_failure {
         println!(
@@ -188,7 +184,7 @@ fn print_restore(status: &Status) {
         RestoreActivity::Running {
             point, step, progress, ..
         } => {
-            println!("restore of {point}: {step:?}, {}", words(progress));
+            println!("restore of {point}: {step}, {progress}");
         }
         RestoreActivity::Verified {
             point,
@@ -201,23 +197,6 @@ fn print_restore(status: &Status) {
         }
         RestoreActivity::Failed { at, message, .. } => println!("restore failed at {at}: {message}"),
     }
-}
-
-fn words(progress: &Progress) -> String {
-    let Progress {
-        bytes_done,
-        bytes_total,
-        files_done,
-        files_total,
-        bytes_per_second,
-    } = *progress;
-    let rate = Bytes(bytes_per_second);
-    if bytes_total.0 == 0 {
-        return format!("{bytes_done} at {rate}/s");
-    }
-    let left = bytes_total.0.saturating_sub(bytes_done.0).checked_div(bytes_per_second);
-    let left = left.map_or_else(String::new, |seconds| format!(", {seconds} s left"));
-    format!("{bytes_done} of {bytes_total}, {files_done} of {files_total} files at {rate}/s{left}")
 }
 
 fn seconds(now: Timestamp, then: Timestamp) -> String {

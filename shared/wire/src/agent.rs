@@ -305,6 +305,26 @@ pub struct Progress {
     pub bytes_per_second: u64,
 }
 
+impl Display for Progress {
+    /// Bytes and files, the rate, and how long the rest takes at this rate.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let rate = Bytes(self.bytes_per_second);
+        if self.bytes_total.0 == 0 {
+            return write!(f, "{} at {rate}/s", self.bytes_done);
+        }
+        let (bytes, all) = (self.bytes_done, self.bytes_total);
+        write!(
+            f,
+            "{bytes} of {all}, {} of {} files at {rate}/s",
+            self.files_done, self.files_total
+        )?;
+        match all.0.saturating_sub(bytes.0).checked_div(self.bytes_per_second) {
+            Some(seconds) => write!(f, ", {seconds} s left"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A complete pass.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassReport {
@@ -533,6 +553,15 @@ pub enum RestoreStep {
     Copying,
     /// Both ends are read and compared by checksum.
     Verifying,
+}
+
+impl Display for RestoreStep {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Copying => "copying",
+            Self::Verifying => "verifying",
+        })
+    }
 }
 
 /// The data disk.

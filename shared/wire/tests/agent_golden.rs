@@ -227,6 +227,24 @@ fn comparisons_of_schema_1_are_written_and_read_as_ever() {
 }
 
 #[test]
+fn progress_says_bytes_files_rate_and_the_time_left() {
+    let mut progress = Progress {
+        bytes_done: Bytes(1 << 20),
+        bytes_total: Bytes(3 << 20),
+        files_done: 1,
+        files_total: 4,
+        bytes_per_second: 1 << 20,
+    };
+    let words = progress.to_string();
+    assert!(
+        words.contains("1 of 4 files") && words.ends_with(", 2 s left"),
+        "{words}"
+    );
+    progress.bytes_per_second = 0;
+    assert!(!progress.to_string().contains("left"));
+}
+
+#[test]
 fn calls_of_schema_1_are_written_and_read_as_ever() {
     check("agent-calls-1.json", &calls());
 }
