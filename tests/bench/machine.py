@@ -99,13 +99,14 @@ class Machine:
                 pass
         self.sshd.wait()
 
-    def ssh(self):
-        """The words of an ssh to this machine, without the address; with the cipher that the agent uses."""
-        return [
+    def ssh(self, cipher="^aes128-gcm@openssh.com"):
+        """The words of an ssh to this machine, without the address; with the cipher that the agent uses, or OpenSSH's own choice."""
+        words = [
             "ssh", "-F", "none", "-i", str(self.place / "key"), "-p", str(self.port), "-l", self.user,
             "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-            "-o", "LogLevel=ERROR", "-o", "Ciphers=^aes128-gcm@openssh.com",
+            "-o", "LogLevel=ERROR",
         ]  # fmt: skip
+        return [*words, "-o", f"Ciphers={cipher}"] if cipher else words
 
 
 def measured(machine, work):
