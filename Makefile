@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PROGRAMS := -p warmspare -p warmspare-agent
 
-.PHONY: help setup build release functions deploy demo demo-fast test test-startup test-long explore contract contract-template contract-clients contract-functions bench-functions lint deny
+.PHONY: help setup build release functions deploy demo demo-fast test test-startup test-long explore contract contract-template contract-clients contract-functions bench-functions bench-restore lint deny
 
 help: ## Say what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 20
@@ -45,6 +45,10 @@ test-startup: setup ## Run the standby's start-up script on loop devices (as roo
 test-long: build ## Run the long tests as well: 1 GiB restores, more kills
 	$(CARGO) test --locked --workspace -- --include-ignored
 	./tests/startup/run.sh
+
+bench-restore: setup ## Measure restores against cp, rsync and tar over ssh (target/bench/restore.json)
+	$(CARGO) build --locked --release -p warmspare-agent
+	python3 tests/bench/restore.py --agent $${CARGO_TARGET_DIR:-target}/release/warmspare-agent
 
 explore: ## Explore the rules exhaustively and print the counts
 	$(CARGO) test --locked -p warmspare-domain --test explore -- --nocapture

@@ -1,4 +1,4 @@
-//! Downloads: one key, one recovery point, read-only, until an instant; served by rsync and nothing else.
+//! Downloads: one key, one recovery point, read-only, until an instant; served by rsync or tar and nothing else.
 //!
 //! The other side is a plain `rsync` over `ssh` without `-s`; the path it names is ignored. What it may ask for:
 //! `rsync -rlptgoDHXSnczWu --numeric-ids --partial --inplace --delete --info=progress2 --timeout=N --bwlimit=N` and the like.
@@ -6,9 +6,10 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 use warmspare_domain::ids::RecoveryPointId;
@@ -20,6 +21,7 @@ use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::recovery_points::{self, tree_of};
 use crate::state::{Hold, REQUEST_LOCK};
+use crate::tree;
 
 /// The hidden verb behind an authorised key.
 pub const SERVE: &str = "serve-download";
@@ -97,14 +99,63 @@ pub fn serve(dir: &DataDir, point: &RecoveryPointId, until: Timestamp) -> String
         return format!("recovery point {point} is gone; ask for a newer one");
     }
     let asked = std::env::var("SSH_ORIGINAL_COMMAND").unwrap_or_default();
+    if let Some(wanted) = tar_path(&asked) {
+        return serve_tar(&tree, &wanted);
+    }
     let Some(options) = sender_options(&asked) else {
-        return "this key only serves rsync downloads: rsync -aHX --numeric-ids USER@HOST:/ DIRECTORY".into();
+        return "this key only serves downloads: rsync -aHX --numeric-ids USER@HOST:/ DIRECTORY, or ssh USER@HOST warmspare-tar > FILE".into();
     };
     let error = Command::new("rsync")
         .args(arguments(options, &tree))
         .current_dir("/")
         .exec();
     format!("cannot start rsync: {error}")
+}
+
+/// Becomes tar, writing the tree or what lies at one path in it. Returns only when it refuses.
+fn serve_tar(tree: &Path, wanted: &Path) -> String {
+    // Never through a symbolic link: a GPU chose where it leads.
+    let found = tree::inside(tree, wanted).filter(|path| fs::symlink_metadata(path).is_ok());
+    if found.is_none() {
+        return "there is nothing at this path in the recovery point".into();
+    }
+    let error = Command::new("tar")
+        .args(["--create", "--format=posix", "--sparse", "--numeric-owner"])
+        .args(["--xattrs", "--xattrs-include=user.*", "--file=-", "--directory"])
+        .arg(tree)
+        .arg("--")
+        .arg(Path::new(".").join(wanted))
+        .env_remove("TAR_OPTIONS")
+        .exec();
+    format!("cannot start tar: {error}")
+}
+
+/// The path of `warmspare-tar` or `warmspare-tar PATH`, where every byte of the path but letters, digits and `/._-` is written as
+/// `%` and two hexadecimal digits. The whole tree is the empty path.
+fn tar_path(command: &str) -> Option<PathBuf> {
+    let rest = command.strip_prefix("warmspare-tar")?;
+    let Some(encoded) = rest.strip_prefix(' ') else {
+        return rest.is_empty().then(PathBuf::new);
+    };
+    let mut bytes = Vec::new();
+    let mut left = encoded.as_bytes();
+    while let Some((byte, after)) = left.split_first() {
+        left = after;
+        if *byte == b'%' {
+            let (digits, after) = left.split_at_checked(2)?;
+            let plain = digits.iter().all(u8::is_ascii_hexdigit);
+            let digits = std::str::from_utf8(digits).ok().filter(|_| plain)?;
+            bytes.push(u8::from_str_radix(digits, 16).ok().filter(|byte| *byte != 0)?);
+            left = after;
+        } else if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
+            bytes.push(*byte);
+        } else {
+            return None;
+        }
+    }
+    let path = PathBuf::from(OsString::from_vec(bytes));
+    let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+    (plain && !path.as_os_str().is_empty()).then_some(path)
 }
 
 fn arguments(options: Vec<String>, tree: &Path) -> Vec<OsString> {
@@ -337,6 +388,32 @@ mod tests {
         ];
         for command in bad {
             assert!(sender_options(command).is_none(), "{command} was served");
+        }
+    }
+
+    #[test]
+    fn a_tar_is_asked_for_by_one_word_and_an_encoded_path() {
+        let path = |text: &str| tar_path(text).map(|path| path.to_string_lossy().into_owned());
+        assert_eq!(path("warmspare-tar"), Some(String::new()));
+        assert_eq!(path("warmspare-tar runs/a%20b%0a"), Some("runs/a b\n".into()));
+        let bad = [
+            "tar",
+            "warmspare-tar ",
+            "warmspare-tarball",
+            "warmspare-tar /etc",
+            "warmspare-tar ..",
+            "warmspare-tar a/../../b",
+            "warmspare-tar %2e%2e/x",
+            "warmspare-tar a b",
+            "warmspare-tar a;id",
+            "warmspare-tar $(id)",
+            "warmspare-tar a%0",
+            "warmspare-tar a%00b",
+            "warmspare-tar a%+1",
+            "warmspare-tar a\nb",
+        ];
+        for command in bad {
+            assert_eq!(path(command), None, "{command:?} was served");
         }
     }
 

@@ -12,7 +12,7 @@ use warmspare_agent::terminal::{self, Format};
 use warmspare_agent::{call, download, process, restore, sync};
 use warmspare_domain::ids::{Epoch, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
-use warmspare_wire::agent::{Host, PointChoice, Request, Restore, Sync, Urgency};
+use warmspare_wire::agent::{Compare, Host, PointChoice, Request, Restore, Sync, Urgency};
 
 /// Keeps a GPU's files on a standby: pulls them, keeps recovery points, restores and verifies them.
 #[derive(Parser)]
@@ -44,6 +44,18 @@ enum Verb {
     Status(Output),
     /// Lists the recovery points, oldest first.
     RecoveryPoints(Output),
+    /// Lists what changed between two recovery points.
+    Compare {
+        /// The older one.
+        from: RecoveryPointId,
+        /// The newer one; the latest unless given.
+        to: Option<RecoveryPointId>,
+        /// How many changes to list.
+        #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
+        at_most: u64,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Pushes a recovery point to a host and verifies it there; again to resume.
     Restore {
         #[command(flatten)]
@@ -135,6 +147,16 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
         }
         Verb::Status(output) => terminal::show(&data, &Request::Status, output.format()).into(),
         Verb::RecoveryPoints(output) => terminal::show(&data, &Request::RecoveryPoints, output.format()).into(),
+        Verb::Compare {
+            from,
+            to,
+            at_most,
+            output,
+        } => {
+            let to = to.map_or(PointChoice::Latest, PointChoice::Id);
+            let request = Request::Compare(Compare { from, to, at_most });
+            terminal::show(&data, &request, output.format()).into()
+        }
         Verb::Restore {
             target,
             path,

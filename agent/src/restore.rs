@@ -1,5 +1,6 @@
 //! Pushing a recovery point to a host and proving that it arrived.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::process::Child;
 use std::thread;
@@ -12,13 +13,15 @@ use warmspare_wire::agent::{Progress, Restore, RestoreActivity, RestoreStep};
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
+use crate::inventory::{self, Entry};
 use crate::process;
 use crate::recovery_points::{self, tree_of};
 use crate::rsync::{Transfer, Wish};
 use crate::source;
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, PointFile, REQUEST_LOCK, RESTORE_LOCK, RestoreFile, RestoreStage};
-use crate::verify;
+use crate::streams::{Filling, Whole};
+use crate::verify::{Comparison, Differences};
 
 /// The hidden verb of the worker.
 pub const WORKER: &str = "restore-worker";
@@ -235,6 +238,8 @@ struct Job<'a> {
     job: &'a RestoreFile,
     point: PointFile,
     machine: Machine,
+    /// Files and bytes that were on the target when rsync began.
+    filled: Cell<(u64, u64)>,
 }
 
 impl<'a> Job<'a> {
@@ -246,6 +251,7 @@ impl<'a> Job<'a> {
             job,
             point: recovery_points::choose(dir, &choice)?,
             machine: Machine::new(dir, &job.target, association(dir)?, job.epoch)?,
+            filled: Cell::default(),
         })
     }
 
@@ -253,12 +259,27 @@ impl<'a> Job<'a> {
         self.machine.pin()?;
         self.machine.connect()?;
         source::make_target(&self.machine, &self.job.target_path)?;
-        self.copy(None)?;
-        let differences = self.compare()?;
+        let tree = self.tree();
+        let list = inventory::list(&tree).map_err(|error| AgentError::io("list the recovery point", error))?;
+        let filling = Filling {
+            machine: &self.machine,
+            target_path: &self.job.target_path,
+            tree: &tree,
+            list: &list,
+        };
+        note(self.dir, self.job.attempt, RestoreStage::Running(RestoreStep::Copying))?;
+        let filled = filling.run(|progress| self.watch(progress))?;
+        self.filled
+            .set((filled.done.files.into_inner(), filled.done.bytes.into_inner()));
+        match filled.whole {
+            Whole::AsFarAsKnown => {}
+            Whole::No => self.copy(None)?,
+        }
+        let differences = self.compare(&list)?;
         if differences.count > 0 {
             // Something of the same size and time was there before, with other content: only reading it tells.
             self.copy(Some("--checksum"))?;
-            let left = self.compare()?;
+            let left = self.compare(&list)?;
             if left.count > 0 {
                 return Err(AgentError::Rsync(format!(
                     "{} entries on the target differ from the recovery point after copying, for example {}; is something writing there?",
@@ -270,6 +291,7 @@ impl<'a> Job<'a> {
             files: self.point.point.files,
             bytes: self.point.point.bytes,
         };
+        filling.tidy();
         self.dir.write_json(&self.dir.file("restore-proof.json"), &proof)
     }
 
@@ -279,7 +301,9 @@ impl<'a> Job<'a> {
         if let Some(option) = option {
             transfer = transfer.with(option);
         }
-        let done = transfer.run(self.dir, &self.machine, self.lock, |progress| self.watch(progress))?;
+        let done = transfer.run(self.dir, &self.machine, self.lock, |progress| {
+            self.watch(progress.map(|now| self.on_top(now)))
+        })?;
         match done.kept.first() {
             None => Ok(()),
             Some(name) => Err(AgentError::Rsync(format!(
@@ -289,16 +313,32 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn compare(&self) -> Result<verify::Differences, AgentError> {
+    /// rsync counts what it brings itself; before it came, most of it was there.
+    fn on_top(&self, now: Progress) -> Progress {
+        let (files, bytes) = self.filled.get();
+        let most = &self.point.point;
+        Progress {
+            files_done: now.files_done.max(files).min(most.files),
+            bytes_done: Bytes(now.bytes_done.0.saturating_add(bytes).min(most.bytes.0)),
+            ..now
+        }
+    }
+
+    fn compare(&self, list: &[Entry]) -> Result<Differences, AgentError> {
         note(
             self.dir,
             self.job.attempt,
             RestoreStage::Running(RestoreStep::Verifying),
         )?;
-        let transfer = Transfer::compare(&self.machine, &self.tree(), &self.job.target_path);
-        verify::run(&transfer, self.dir, &self.machine, self.lock, |progress| {
-            self.watch(progress)
-        })
+        let comparison = Comparison {
+            dir: self.dir,
+            machine: &self.machine,
+            lock: self.lock,
+            tree: &self.tree(),
+            target_path: &self.job.target_path,
+            list,
+        };
+        comparison.run(|progress| self.watch(progress))
     }
 
     fn tree(&self) -> std::path::PathBuf {

@@ -101,16 +101,41 @@ impl Transfer {
         transfer.ends(with_slash(from), remote(machine, target_path))
     }
 
+    /// As [`Self::compare`], of those entries only whose names, each closed by a zero byte, are in the file `names`.
+    #[must_use]
+    pub fn compare_listed(machine: &Machine, from: &Path, target_path: &str, names: &Path) -> Self {
+        let mut transfer = Self::comparing(machine);
+        let mut list = OsString::from("--files-from=");
+        list.push(names);
+        transfer.push(list);
+        transfer.push("--from0");
+        // Directories stand for themselves in the list; what is in them is listed too.
+        transfer.push("--no-r");
+        transfer.ends(with_slash(from), remote(machine, target_path))
+    }
+
     /// Reads both trees whole and lists what differs; changes nothing. Times of directories are left out: whoever else lives on
     /// the machine changes them.
     #[must_use]
     pub fn compare(machine: &Machine, from: &Path, target_path: &str) -> Self {
+        Self::comparing(machine).ends(with_slash(from), remote(machine, target_path))
+    }
+
+    /// As [`Self::compare`], of the root directory alone.
+    #[must_use]
+    pub fn compare_root(machine: &Machine, from: &Path, target_path: &str) -> Self {
+        let mut transfer = Self::comparing(machine);
+        transfer.push("--exclude=/*");
+        transfer.ends(with_slash(from), remote(machine, target_path))
+    }
+
+    fn comparing(machine: &Machine) -> Self {
         let mut transfer = Self::over(machine);
         transfer.push("--out-format=%i %n");
         transfer.push("--dry-run");
         transfer.push("--checksum");
         transfer.push("--omit-dir-times");
-        transfer.ends(with_slash(from), remote(machine, target_path))
+        transfer
     }
 
     /// With one more option.

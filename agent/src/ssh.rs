@@ -27,6 +27,7 @@ pub struct Machine {
     dir: DataDir,
     host: Host,
     alias: String,
+    lane: usize,
 }
 
 /// What a command on the other machine left.
@@ -74,7 +75,26 @@ impl Machine {
             dir: dir.clone(),
             host: host.clone(),
             alias: format!("{association}-e{epoch}"),
+            lane: 0,
         })
+    }
+
+    /// The same machine over another connection: one connection is one stream and one thread that encrypts.
+    #[must_use]
+    pub fn lane(&self, lane: usize) -> Self {
+        Self { lane, ..self.clone() }
+    }
+
+    /// One of our fixed commands over the kept connection, to be started with pipes; it dies with this process.
+    #[must_use]
+    pub fn pipe(&self, fixed_command: &'static str) -> Command {
+        let mut command = process::tied("ssh");
+        command
+            .current_dir(self.dir.root())
+            .args(self.options(KNOWN_HOSTS, "yes"))
+            .args(self.mux_options("no"))
+            .args(["--", &self.host.address, fixed_command]);
+        command
     }
 
     /// Address and port, for people.
@@ -347,10 +367,13 @@ impl Machine {
 
     /// Where the kept connection listens: short, because a socket's path may have some 100 bytes only.
     fn socket(&self) -> Option<PathBuf> {
-        let what = format!(
+        let mut what = format!(
             "{} {} {} {}",
             self.alias, self.host.address, self.host.port, self.host.user
         );
+        if self.lane > 0 {
+            what.push_str(&format!(" lane {}", self.lane));
+        }
         let place = private_place(self.dir.root())?;
         Some(place.join(format!("{:016x}", fingerprint(what.as_bytes()))))
     }
@@ -407,7 +430,7 @@ pub fn private_place(root: &Path) -> Option<PathBuf> {
 }
 
 /// FNV-1a: it only has to tell a few names apart, the same way in every version.
-fn fingerprint(bytes: &[u8]) -> u64 {
+pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use warmspare_domain::ids::Epoch;
-use warmspare_domain::units::{Bytes, Timestamp};
+use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{
-    Answer, Binding, Host, Outcome, PassActivity, PointChoice, Progress, RecoveryPoint, RecoveryPoint as Point,
-    RefusalKind, Request, RestoreActivity, Status,
+    Answer, Binding, Host, Outcome, PassActivity, PointChoice, RecoveryPoint, RecoveryPoint as Point, RefusalKind,
+    Request, RestoreActivity, Status,
 };
 
 use crate::call;
@@ -113,6 +113,7 @@ fn exit_code(request: &Request, outcome: &Outcome) -> u8 {
         Outcome::Prepared { .. }
         | Outcome::Status(_)
         | Outcome::RecoveryPoints(_)
+        | Outcome::Compared(_)
         | Outcome::DownloadAuthorized { .. } => DONE,
     }
 }
@@ -126,6 +127,7 @@ fn print(outcome: &Outcome) {
         Outcome::Prepared { public_key } => println!("{public_key}"),
         Outcome::Status(status) => print_status(status),
         Outcome::RecoveryPoints(points) => points.iter().for_each(print_point),
+        Outcome::Compared(comparison) => print!("{comparison}"),
         Outcome::DownloadAuthorized { point, until } => {
             println!("recovery point {} may be read until {until}", point.id)
         }
@@ -163,11 +165,7 @@ fn print_status(status: &Status) {
         ),
     }
     if let PassActivity::Running { started_at, progress } = &status.pass {
-        println!(
-            "pass under way for {}: {}",
-            seconds(status.now, *started_at),
-            words(progress)
-        );
+        println!("pass under way for {}: {}", seconds(status.now, *started_at), progress);
     }
     if let Some(failure) = &status.last_failure {
         println!(
@@ -186,7 +184,7 @@ fn print_restore(status: &Status) {
         RestoreActivity::Running {
             point, step, progress, ..
         } => {
-            println!("restore of {point}: {step:?}, {}", words(progress));
+            println!("restore of {point}: {step}, {progress}");
         }
         RestoreActivity::Verified {
             point,
@@ -198,14 +196,6 @@ fn print_restore(status: &Status) {
             println!("restore of {point}: {files} files ({bytes}) verified at {ended_at}");
         }
         RestoreActivity::Failed { at, message, .. } => println!("restore failed at {at}: {message}"),
-    }
-}
-
-fn words(progress: &Progress) -> String {
-    let rate = Bytes(progress.bytes_per_second);
-    match progress.bytes_total.0 {
-        0 => format!("{} at {rate}/s", progress.bytes_done),
-        _ => format!("{} of {} at {rate}/s", progress.bytes_done, progress.bytes_total),
     }
 }
 

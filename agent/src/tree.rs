@@ -164,12 +164,16 @@ pub fn inside(root: &Path, relative: &Path) -> Option<PathBuf> {
     Some(root.join(relative))
 }
 
-enum Walk {
+/// What to do with an entry's children.
+pub(crate) enum Walk {
+    /// Visit them.
     Enter,
+    /// Leave them out.
     Pass,
 }
 
-fn walk(root: &Path, visit: &mut impl FnMut(&Path, &Metadata) -> io::Result<Walk>) -> io::Result<()> {
+/// Visits everything below a root, in no order.
+pub(crate) fn walk(root: &Path, visit: &mut impl FnMut(&Path, &Metadata) -> io::Result<Walk>) -> io::Result<()> {
     let mut waiting = vec![root.to_owned()];
     while let Some(directory) = waiting.pop() {
         for entry in fs::read_dir(&directory)? {

@@ -233,3 +233,52 @@ fn through_sudo_the_logins_keys_stay_the_logins_and_the_download_goes_through_su
         "{text}"
     );
 }
+
+fn unpack(archive: &[u8], into: &Path) {
+    fs::create_dir_all(into).unwrap();
+    let output = crate::support::run(
+        Command::new("tar")
+            .args([
+                "--extract",
+                "--file=-",
+                "--preserve-permissions",
+                "--xattrs",
+                "--directory",
+            ])
+            .arg(into),
+        archive,
+    );
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn an_authorised_key_gets_the_point_or_one_path_of_it_as_a_tar_stream() {
+    let (gpu, standby) = bound();
+    grow_rich_tree(&gpu.tree());
+    let point = standby.pass(FIRST).points.latest.unwrap();
+    let person = Person::of(&standby);
+    authorize(&standby, &person.key(), soon());
+    let whole = person.run("warmspare-tar");
+    assert!(whole.status.success(), "{:?}", String::from_utf8_lossy(&whole.stderr));
+    let got = person.place.path().join("got");
+    unpack(&whole.stdout, &got);
+    assert_same_tree(&standby.point_tree(&point), &got);
+    let odd = person.run("warmspare-tar names/not%20%ff%fe%20utf-8");
+    let one = person.place.path().join("one");
+    unpack(&odd.stdout, &one);
+    assert_eq!(fs::read_dir(one.join("names")).unwrap().count(), 1);
+    for command in [
+        "warmspare-tar /etc/passwd",
+        "warmspare-tar ../../binding.json",
+        "warmspare-tar links/4/binding.json",
+        "warmspare-tar a;id",
+        "warmspare-tar nothing-here",
+        "warmspare-tar --checkpoint-action=exec=id",
+    ] {
+        let refused = person.run(command);
+        assert!(
+            !refused.status.success() && refused.stdout.is_empty(),
+            "{command}: {refused:?}"
+        );
+    }
+}

@@ -3,6 +3,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "whatever was not expected fails the test")]
 
 mod binding;
+mod comparing;
 mod cuts;
 mod downloads;
 mod guards;
@@ -12,4 +13,5 @@ mod passes;
 mod restores;
 mod single_flight;
 mod storage;
+mod streams;
 mod support;

@@ -1,6 +1,6 @@
 //! `warmspare download`: the data goes straight from the standby to this machine, never through the API.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,14 @@ pub(crate) struct Download {
     /// The Vast.ai contract number.
     gpu: GpuId,
     /// Where to put the files; made when it is missing.
-    directory: PathBuf,
+    #[arg(required_unless_present = "tar")]
+    directory: Option<PathBuf>,
+    /// Write one tar stream to standard output instead.
+    #[arg(long, conflicts_with_all = ["directory", "json"])]
+    tar: bool,
+    /// Only what lies at this path of the recovery point.
+    #[arg(long, value_name = "PATH")]
+    path: Option<PathBuf>,
     /// This recovery point instead of the newest.
     #[arg(long)]
     point: Option<RecoveryPointId>,
@@ -38,9 +45,11 @@ pub(crate) struct Download {
 
 impl Download {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
-        for program in ["rsync", "ssh", "ssh-keygen"] {
+        let path = self.path.as_deref().map(encode).transpose()?;
+        let through_tar = self.tar || path.is_some();
+        for program in [if through_tar { "tar" } else { "rsync" }, "ssh", "ssh-keygen"] {
             let found = Command::new(program)
-                .arg("-V")
+                .arg(if program == "tar" { "--version" } else { "-V" })
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .stdin(Stdio::null())
@@ -50,23 +59,43 @@ impl Download {
                 .wait()
                 .await?;
         }
-        std::fs::create_dir_all(&self.directory)
-            .with_context(|| format!("cannot make {}", self.directory.display()))?;
+        if let Some(directory) = &self.directory {
+            std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        }
         let keys = tempfile::tempdir().context("cannot make a directory for the download's key")?;
         let public_key = make_key(keys.path()).await?;
         let terms = self.ask_for_terms(&public_key).await?;
         let total = terms["point"]["bytes"].as_u64().unwrap_or_default();
-        self.pull(keys.path(), &terms, total).await?;
+        let Some(directory) = &self.directory else {
+            write_tar(keys.path(), &terms, path.as_deref(), None).await?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        if let Some(path) = path.as_deref() {
+            write_tar(keys.path(), &terms, Some(path), Some(directory)).await?;
+            return self.say_path(directory, &terms);
+        }
+        pull(keys.path(), &terms, directory, total).await?;
         let point = text(&terms["point"], "id");
         if self.api.json {
-            print_json(&json!({"directory": self.directory, "point": terms["point"]}))?;
+            print_json(&json!({"directory": directory, "point": terms["point"]}))?;
         } else {
             println!(
                 "{} files, {} of recovery point {point} are in {}",
                 terms["point"]["files"],
                 Bytes(total),
-                self.directory.display()
+                directory.display()
             );
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn say_path(&self, directory: &Path, terms: &Value) -> anyhow::Result<ExitCode> {
+        if self.api.json {
+            print_json(&json!({"directory": directory, "path": self.path, "point": terms["point"]}))?;
+        } else {
+            let path = self.path.as_deref().unwrap_or(Path::new("")).display();
+            let point = text(&terms["point"], "id");
+            println!("{path} of recovery point {point} is in {}", directory.display());
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -94,57 +123,115 @@ impl Download {
             }
         }
     }
+}
 
-    async fn pull(&self, keys: &Path, terms: &Value, total: u64) -> anyhow::Result<()> {
-        let known_hosts = keys.join("known_hosts");
-        std::fs::write(&known_hosts, format!("standby {}\n", text(terms, "host_key")))?;
-        let ssh = [
-            "ssh -F none -o BatchMode=yes -o IdentitiesOnly=yes -o StrictHostKeyChecking=yes -o HostKeyAlias=standby -o ConnectTimeout=20".to_owned(),
-            format!("-o UserKnownHostsFile={}", known_hosts.display()),
-            format!("-i {} -p {}", keys.join("key").display(), terms["port"]),
-        ]
-        .join(" ");
-        let source = format!("{}@{}:recovery-point/", text(terms, "user"), text(terms, "address"));
-        let mut rsync = Command::new("rsync");
-        rsync
-            .args([
-                "-aHX",
-                "--partial",
-                "--info=progress2",
-                "--no-inc-recursive",
-                "-e",
-                &ssh,
-                "--",
-                &source,
-            ])
-            .arg(&self.directory);
-        let mut child = rsync
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start rsync")?;
-        let bar = ProgressBar::new(total);
-        bar.set_style(ProgressStyle::with_template(
-            "{bar:40} {bytes} of {total_bytes}  {binary_bytes_per_sec}  {eta} left",
-        )?);
-        if let Some(mut output) = child.stdout.take() {
-            let mut chunk = [0; 4096];
-            while let Ok(read @ 1..) = output.read(&mut chunk).await {
-                if let Some(done) = bytes_done(&String::from_utf8_lossy(&chunk[..read])) {
-                    bar.set_position(done);
-                }
+async fn pull(keys: &Path, terms: &Value, directory: &Path, total: u64) -> anyhow::Result<()> {
+    let ssh = format!("ssh {}", ssh_options(keys, terms)?.join(" "));
+    let source = format!("{}@{}:recovery-point/", text(terms, "user"), text(terms, "address"));
+    let mut rsync = Command::new("rsync");
+    rsync
+        .args([
+            "-aHX",
+            "--partial",
+            "--info=progress2",
+            "--no-inc-recursive",
+            "-e",
+            &ssh,
+            "--",
+            &source,
+        ])
+        .arg(directory);
+    let mut child = rsync
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start rsync")?;
+    let bar = ProgressBar::new(total);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:40} {bytes} of {total_bytes}  {binary_bytes_per_sec}  {eta} left",
+    )?);
+    if let Some(mut output) = child.stdout.take() {
+        let mut chunk = [0; 4096];
+        while let Ok(read @ 1..) = output.read(&mut chunk).await {
+            if let Some(done) = bytes_done(&String::from_utf8_lossy(&chunk[..read])) {
+                bar.set_position(done);
             }
         }
-        let status = child.wait().await?;
-        bar.finish_and_clear();
-        if !status.success() {
-            bail!(
-                "the download broke off ({status}); what arrived stays in {}. Run the same command again to go on",
-                self.directory.display()
-            );
-        }
-        Ok(())
     }
+    let status = child.wait().await?;
+    bar.finish_and_clear();
+    if !status.success() {
+        bail!(
+            "the download broke off ({status}); what arrived stays in {}. Run the same command again to go on",
+            directory.display()
+        );
+    }
+    Ok(())
+}
+
+/// Options without a space in any, because rsync splits them there.
+fn ssh_options(keys: &Path, terms: &Value) -> anyhow::Result<Vec<String>> {
+    let known_hosts = keys.join("known_hosts");
+    std::fs::write(&known_hosts, format!("standby {}\n", text(terms, "host_key")))?;
+    let fixed = "-F none -o BatchMode=yes -o IdentitiesOnly=yes -o StrictHostKeyChecking=yes -o HostKeyAlias=standby -o ConnectTimeout=20";
+    let mut options: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
+    options.extend(["-o".into(), format!("UserKnownHostsFile={}", known_hosts.display())]);
+    options.extend(["-i".into(), keys.join("key").display().to_string()]);
+    options.extend(["-p".into(), terms["port"].to_string()]);
+    Ok(options)
+}
+
+/// Writes the tar stream that the standby sends, to standard output or unpacked into a directory.
+async fn write_tar(keys: &Path, terms: &Value, path: Option<&str>, into: Option<&Path>) -> anyhow::Result<()> {
+    let order = path.map_or_else(|| "warmspare-tar".to_owned(), |path| format!("warmspare-tar {path}"));
+    let mut ssh = Command::new("ssh");
+    ssh.args(ssh_options(keys, terms)?)
+        .args(["-l", text(terms, "user"), "--", text(terms, "address"), &order])
+        .stdin(Stdio::null());
+    let unpacked = match into {
+        None => None,
+        Some(directory) => {
+            let (ours, theirs) = std::io::pipe().context("cannot make a pipe")?;
+            ssh.stdout(theirs);
+            let mut tar = Command::new("tar");
+            tar.args(["--extract", "--file=-", "--directory"])
+                .arg(directory)
+                .stdin(ours);
+            Some(tar.spawn().context("cannot start tar")?)
+        }
+    };
+    let mut child = ssh.spawn().context("cannot start ssh")?;
+    // It holds the pipe's end that tar waits on.
+    drop(ssh);
+    let sent = child.wait().await?;
+    let unpacked = match unpacked {
+        Some(mut tar) => tar.wait().await?.success(),
+        None => true,
+    };
+    if !sent.success() || !unpacked {
+        bail!("the download broke off ({sent}); what was written is not complete. Run the same command again");
+    }
+    Ok(())
+}
+
+/// A path as the standby reads it: every byte but letters, digits and `/._-` as `%` and two hexadecimal digits.
+fn encode(path: &Path) -> anyhow::Result<String> {
+    use std::os::unix::ffi::OsStrExt;
+    if !path.components().all(|part| matches!(part, Component::Normal(_))) || path.as_os_str().is_empty() {
+        bail!(
+            "{} is not a path below the synced directory, such as runs/7",
+            path.display()
+        );
+    }
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
+    let encoded = path.as_os_str().as_bytes().iter().map(|byte| {
+        if plain(byte) {
+            char::from(*byte).to_string()
+        } else {
+            format!("%{byte:02x}")
+        }
+    });
+    Ok(encoded.collect())
 }
 
 /// rsync writes `  1,234,567  12%  1.2MB/s  0:00:03` over and over on one line.
@@ -169,7 +256,18 @@ async fn make_key(directory: &Path) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes_done;
+    use std::path::Path;
+
+    use super::{bytes_done, encode};
+
+    #[test]
+    fn a_path_is_encoded_so_that_no_shell_sees_anything_in_it() {
+        assert_eq!(encode(Path::new("runs/7")).unwrap(), "runs/7");
+        assert_eq!(encode(Path::new("a b;$(id)\n")).unwrap(), "a%20b%3b%24%28id%29%0a");
+        for bad in ["", "/etc", "../x", "a/../b"] {
+            assert!(encode(Path::new(bad)).is_err(), "{bad:?} was accepted");
+        }
+    }
 
     #[test]
     fn rsyncs_progress_line_is_read() {

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::Value;
-use warmspare_domain::ids::GpuId;
+use warmspare_domain::ids::{GpuId, RecoveryPointId};
 use warmspare_domain::units::Bytes;
+use warmspare_wire::agent::Comparison;
 
 use super::words::text;
 use crate::client::{Api, print_json};
@@ -17,10 +18,19 @@ pub(crate) struct Points {
     api: Api,
     /// The Vast.ai contract number.
     gpu: GpuId,
+    /// Say what changed from one recovery point to another instead.
+    #[arg(long, num_args = 2, value_names = ["FROM", "TO"])]
+    compare: Option<Vec<RecoveryPointId>>,
+    /// How many changes to list.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
+    at_most: u64,
 }
 
 impl Points {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        if let Some([from, to]) = self.compare.as_deref() {
+            return self.compare(from, to).await;
+        }
         let points: Vec<Value> = self
             .api
             .get(&format!("/v1/associations/{}/recovery-points", self.gpu))
@@ -38,6 +48,20 @@ impl Points {
                     point["epoch"]
                 );
             }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn compare(&self, from: &RecoveryPointId, to: &RecoveryPointId) -> anyhow::Result<ExitCode> {
+        let path = format!(
+            "/v1/associations/{}/recovery-points/compare?from={from}&to={to}&at_most={}",
+            self.gpu, self.at_most
+        );
+        let comparison: Comparison = self.api.get(&path).await?;
+        if self.api.json {
+            print_json(&comparison)?;
+        } else {
+            print!("{comparison}");
         }
         Ok(ExitCode::SUCCESS)
     }

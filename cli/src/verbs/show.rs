@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 use warmspare_domain::ids::GpuId;
+use warmspare_wire::agent::{Progress, RestoreActivity};
 
 use super::words::{exit_code, lag, point, text};
 use crate::client::{Api, print_json};
@@ -34,6 +35,14 @@ impl Show {
         println!("standby          {} in {}", text(&view, "standby"), text(&view, "zone"));
         println!("would be lost    {}", lag(&view));
         println!("recovery points  {}, newest: {}", view["recovery_points"], point(&view));
+        if let Ok(progress) = serde_json::from_value::<Progress>(view["pass"].clone()) {
+            println!("pass             {progress}");
+        }
+        match serde_json::from_value::<RestoreActivity>(view["restore"].clone()) {
+            Ok(RestoreActivity::Running { step, progress, .. }) => println!("restore          {step}, {progress}"),
+            Ok(RestoreActivity::Failed { message, .. }) => println!("restore          failed: {message}"),
+            Ok(RestoreActivity::Verified { .. } | RestoreActivity::Never) | Err(_) => {}
+        }
         println!("agent heard      {}", text(&view, "heard_at"));
         println!("history");
         for step in view["history"].as_array().into_iter().flatten() {

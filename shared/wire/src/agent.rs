@@ -2,6 +2,8 @@
 //!
 //! Nothing of a call travels in the command line, so no text from outside ever meets a shell.
 
+use std::fmt::{self, Display, Formatter};
+
 use serde::{Deserialize, Serialize};
 pub use warmspare_domain::association::PointChoice;
 use warmspare_domain::halt::HaltReason;
@@ -45,6 +47,8 @@ pub enum Request {
     Status,
     /// Lists the recovery points, oldest first.
     RecoveryPoints,
+    /// Lists what changed between two recovery points.
+    Compare(Compare),
     /// Starts pushing a recovery point to a host and verifying it there, or reports the push under way.
     Restore(Restore),
     /// Lets one key pull one recovery point, read-only, until an instant.
@@ -128,6 +132,17 @@ pub struct Restore {
     pub wait_ms: u64,
 }
 
+/// See [`Request::Compare`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compare {
+    /// The recovery point to start from.
+    pub from: RecoveryPointId,
+    /// The recovery point to compare it with.
+    pub to: PointChoice,
+    /// How many changes the answer may list. All are counted.
+    pub at_most: u64,
+}
+
 /// See [`Request::AuthorizeDownload`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorizeDownload {
@@ -172,6 +187,8 @@ pub enum Outcome {
     Status(Box<Status>),
     /// To [`Request::RecoveryPoints`].
     RecoveryPoints(Vec<RecoveryPoint>),
+    /// To [`Request::Compare`].
+    Compared(Box<Comparison>),
     /// To [`Request::AuthorizeDownload`].
     DownloadAuthorized {
         /// The recovery point that the key may read.
@@ -288,6 +305,26 @@ pub struct Progress {
     pub bytes_per_second: u64,
 }
 
+impl Display for Progress {
+    /// Bytes and files, the rate, and how long the rest takes at this rate.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let rate = Bytes(self.bytes_per_second);
+        if self.bytes_total.0 == 0 {
+            return write!(f, "{} at {rate}/s", self.bytes_done);
+        }
+        let (bytes, all) = (self.bytes_done, self.bytes_total);
+        write!(
+            f,
+            "{bytes} of {all}, {} of {} files at {rate}/s",
+            self.files_done, self.files_total
+        )?;
+        match all.0.saturating_sub(bytes.0).checked_div(self.bytes_per_second) {
+            Some(seconds) => write!(f, ", {seconds} s left"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A complete pass.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassReport {
@@ -387,6 +424,82 @@ pub struct RecoveryPoint {
     pub bytes: Bytes,
 }
 
+/// What changed between two recovery points.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The recovery point started from.
+    pub from: RecoveryPoint,
+    /// The recovery point compared with it.
+    pub to: RecoveryPoint,
+    /// Entries that only the second has.
+    pub added: u64,
+    /// Entries that both have and that differ in kind, size, time or mode.
+    pub changed: u64,
+    /// Entries that only the first has.
+    pub deleted: u64,
+    /// The first of them, in the order of names.
+    pub changes: Vec<Change>,
+}
+
+impl Display for Comparison {
+    /// One line for each change listed, then the counts.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for change in &self.changes {
+            let sign = match change.kind {
+                ChangeKind::Added => '+',
+                ChangeKind::Changed => '~',
+                ChangeKind::Deleted => '-',
+            };
+            let size = |bytes: Option<Bytes>| bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
+            let (before, after) = (size(change.bytes_before), size(change.bytes_after));
+            writeln!(f, "{sign} {before:>10} -> {after:>10}  {}", change.path)?;
+        }
+        let Self {
+            added,
+            changed,
+            deleted,
+            ..
+        } = self;
+        let listed = u64::try_from(self.changes.len()).unwrap_or(u64::MAX);
+        let rest = (added + changed + deleted).saturating_sub(listed);
+        let not_listed = if rest > 0 {
+            format!(", {rest} of them not listed")
+        } else {
+            String::new()
+        };
+        let (from, to) = (&self.from.id, &self.to.id);
+        writeln!(
+            f,
+            "{added} added, {changed} changed, {deleted} deleted from {from} to {to}{not_listed}"
+        )
+    }
+}
+
+/// One entry that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Its path below the root, in one line: control characters and bytes that are no UTF-8 are escaped with a backslash.
+    pub path: String,
+    /// What happened to it.
+    pub kind: ChangeKind,
+    /// Its size in the first recovery point; 0 for what is no regular file.
+    pub bytes_before: Option<Bytes>,
+    /// Its size in the second.
+    pub bytes_after: Option<Bytes>,
+}
+
+/// What happened to an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// Only the second has it.
+    Added,
+    /// Both have it, not the same.
+    Changed,
+    /// Only the first has it.
+    Deleted,
+}
+
 /// Whether a restore is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -440,6 +553,15 @@ pub enum RestoreStep {
     Copying,
     /// Both ends are read and compared by checksum.
     Verifying,
+}
+
+impl Display for RestoreStep {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Copying => "copying",
+            Self::Verifying => "verifying",
+        })
+    }
 }
 
 /// The data disk.

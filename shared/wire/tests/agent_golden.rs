@@ -12,9 +12,9 @@ use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{
-    Accept, Answer, AuthorizeDownload, Bind, Binding, Call, DiskSpace, Halt, Host, Outcome, PassActivity, PassFailure,
-    PassFailureKind, PassReport, PointChoice, Points, Progress, RecoveryPoint, Refusal, RefusalKind, Request, Restore,
-    RestoreActivity, RestoreStep, Status, Sync, Urgency,
+    Accept, Answer, AuthorizeDownload, Bind, Binding, Call, Change, ChangeKind, Compare, Comparison, DiskSpace, Halt,
+    Host, Outcome, PassActivity, PassFailure, PassFailureKind, PassReport, PointChoice, Points, Progress,
+    RecoveryPoint, Refusal, RefusalKind, Request, Restore, RestoreActivity, RestoreStep, Status, Sync, Urgency,
 };
 
 const AT: Timestamp = Timestamp::from_millis(1_795_441_530_250);
@@ -193,6 +193,55 @@ fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, ours: 
     assert_eq!(text, golden, "what we write is not what {name} says");
     let read: T = serde_json::from_str(&golden).unwrap();
     assert_eq!(&read, ours, "what we read from {name} is not what was written");
+}
+
+#[test]
+fn comparisons_of_schema_1_are_written_and_read_as_ever() {
+    let call = Call::new(Request::Compare(Compare {
+        from: RecoveryPointId::at(AT),
+        to: PointChoice::Latest,
+        at_most: 1000,
+    }));
+    let answer = Answer::new(Outcome::Compared(Box::new(Comparison {
+        from: point(),
+        to: point(),
+        added: 1,
+        changed: 0,
+        deleted: 1,
+        changes: vec![
+            Change {
+                path: "line\\nbreak".into(),
+                kind: ChangeKind::Added,
+                bytes_before: None,
+                bytes_after: Some(Bytes(7)),
+            },
+            Change {
+                path: "gone".into(),
+                kind: ChangeKind::Deleted,
+                bytes_before: Some(Bytes(7)),
+                bytes_after: None,
+            },
+        ],
+    })));
+    check("agent-compare-1.json", &(call, answer));
+}
+
+#[test]
+fn progress_says_bytes_files_rate_and_the_time_left() {
+    let mut progress = Progress {
+        bytes_done: Bytes(1 << 20),
+        bytes_total: Bytes(3 << 20),
+        files_done: 1,
+        files_total: 4,
+        bytes_per_second: 1 << 20,
+    };
+    let words = progress.to_string();
+    assert!(
+        words.contains("1 of 4 files") && words.ends_with(", 2 s left"),
+        "{words}"
+    );
+    progress.bytes_per_second = 0;
+    assert!(!progress.to_string().contains("left"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use warmspare_domain::ids::{GpuId, RecoveryPointId};
 use warmspare_domain::policy::StandbyProvider;
 use warmspare_domain::reason::Reason;
 use warmspare_domain::units::{MicroUsd, Timestamp};
-use warmspare_wire::agent::{AuthorizeDownload, Outcome, RecoveryPoint, Request};
+use warmspare_wire::agent::{AuthorizeDownload, Compare, Comparison, Outcome, RecoveryPoint, Request};
 
 use super::hooks::HookAnswer;
 use super::view::AssociationView;
@@ -44,6 +44,10 @@ pub fn router(app: App) -> Router {
         .route("/v1/associations/{gpu}", get(show).patch(configure))
         .route("/v1/associations/{gpu}/plan", get(plan))
         .route("/v1/associations/{gpu}/recovery-points", get(recovery_points))
+        .route(
+            "/v1/associations/{gpu}/recovery-points/compare",
+            get(compare_recovery_points),
+        )
         .route("/v1/associations/{gpu}/sync/start", post(start_sync))
         .route("/v1/associations/{gpu}/sync/stop", post(stop_sync))
         .route("/v1/associations/{gpu}/accept-source", post(accept_source))
@@ -181,6 +185,38 @@ async fn recovery_points(
         return Err(unexpected(&outcome));
     };
     Ok(Json(points))
+}
+
+/// Which recovery points to compare, and how many changes to list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CompareWish {
+    from: RecoveryPointId,
+    to: Option<RecoveryPointId>,
+    at_most: Option<u64>,
+}
+
+/// How many changes are listed unless the caller says otherwise.
+const CHANGES_LISTED: u64 = 1000;
+
+async fn compare_recovery_points(
+    State(app): State<App>,
+    headers: HeaderMap,
+    Path(gpu): Path<String>,
+    Query(wish): Query<CompareWish>,
+) -> Result<Json<Comparison>, Failure> {
+    app.allow(&headers, Scope::Read)?;
+    let a = app.known(&gpu).await?;
+    let request = Request::Compare(Compare {
+        from: wish.from,
+        to: wish.to.map_or(PointChoice::Latest, PointChoice::Id),
+        at_most: wish.at_most.unwrap_or(CHANGES_LISTED),
+    });
+    let outcome = app.question(&a, request).await?;
+    let Outcome::Compared(comparison) = outcome else {
+        return Err(unexpected(&outcome));
+    };
+    Ok(Json(*comparison))
 }
 
 async fn start_sync(

@@ -1,0 +1,247 @@
+//! What a recovery point holds, listed once: what has to travel, in which order, and in which shares it is verified.
+
+use std::collections::HashMap;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::tree::{self, Walk};
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Link,
+}
+
+/// One entry of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name below the root, as the disk has it.
+    pub name: Box<[u8]>,
+    /// What it is.
+    pub kind: Kind,
+    /// The size of a regular file in bytes; else 0.
+    pub size: u64,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Seconds and nanoseconds of its modification.
+    pub modified: (i64, i64),
+    /// Whether it has holes.
+    pub sparse: bool,
+    /// Whether another name in the same tree is the same file.
+    pub twin: bool,
+}
+
+/// How soon a program that starts to work on the target needs an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Turn {
+    /// Code, configuration and whatever else is small.
+    First,
+    /// Large files: checkpoints and data, the newest first.
+    Newest,
+    /// What programs make again by themselves.
+    Last,
+}
+
+/// At most this size counts as code or configuration. A tokenizer's vocabulary still fits; a checkpoint does not.
+const SMALL: u64 = 1 << 20;
+
+const CACHES: [&[u8]; 8] = [
+    b".cache",
+    b"__pycache__",
+    b"node_modules",
+    b".venv",
+    b"venv",
+    b".ipynb_checkpoints",
+    b".mypy_cache",
+    b"tmp",
+];
+
+impl Entry {
+    /// When it is its turn.
+    #[must_use]
+    pub fn turn(&self) -> Turn {
+        if self.name.split(|byte| *byte == b'/').any(|part| CACHES.contains(&part)) {
+            Turn::Last
+        } else if self.size <= SMALL {
+            Turn::First
+        } else {
+            Turn::Newest
+        }
+    }
+
+    fn of(name: &[u8], found: &Metadata) -> Option<Self> {
+        let kind = found.file_type();
+        let kind = if kind.is_dir() {
+            Kind::Directory
+        } else if kind.is_file() {
+            Kind::File
+        } else if kind.is_symlink() {
+            Kind::Link
+        } else {
+            return None;
+        };
+        let size = if kind == Kind::File { found.len() } else { 0 };
+        Some(Self {
+            name: name.into(),
+            kind,
+            size,
+            mode: found.mode() & 0o7777,
+            modified: (found.mtime(), found.mtime_nsec()),
+            // Blocks of 512 bytes, whatever the file system's are. Source: stat(2).
+            sparse: found.blocks().saturating_mul(512) < size,
+            twin: false,
+        })
+    }
+}
+
+/// Every entry of the tree below `root`, in the order of names.
+///
+/// # Errors
+/// When a directory cannot be read.
+pub fn list(root: &Path) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    let mut names_of: HashMap<(u64, u64), u32> = HashMap::new();
+    let mut identities = Vec::new();
+    tree::walk(root, &mut |path, found| {
+        let name = path.strip_prefix(root).unwrap_or(path).as_os_str().as_bytes();
+        if name == b".warmspare" {
+            return Ok(Walk::Pass);
+        }
+        if let Some(entry) = Entry::of(name, found) {
+            // A recovery point may share its files with its neighbours: only two names in the same tree make twins.
+            if entry.kind == Kind::File && found.nlink() > 1 {
+                let identity = (found.dev(), found.ino());
+                *names_of.entry(identity).or_default() += 1;
+                identities.push((entries.len(), identity));
+            }
+            entries.push(entry);
+        }
+        Ok(Walk::Enter)
+    })?;
+    for (at, identity) in identities {
+        let twin = names_of.get(&identity).is_some_and(|names| *names > 1);
+        if let Some(entry) = entries.get_mut(at) {
+            entry.twin = twin;
+        }
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// A part of a tree, to be done in one go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Positions in the list.
+    pub entries: Vec<usize>,
+    /// Regular files among them.
+    pub files: u64,
+    /// Their size in bytes.
+    pub bytes: u64,
+}
+
+impl Share {
+    /// Takes in one more entry.
+    pub fn add(&mut self, at: usize, entry: &Entry) {
+        self.entries.push(at);
+        self.files += u64::from(entry.kind == Kind::File);
+        self.bytes = self.bytes.saturating_add(entry.size);
+    }
+
+    /// Whether it has as much as one go should have.
+    #[must_use]
+    pub fn is_full(&self, files: usize, bytes: u64) -> bool {
+        self.entries.len() >= files || self.bytes >= bytes
+    }
+
+    /// Its names, each closed by a zero byte.
+    #[must_use]
+    pub fn names(&self, list: &[Entry]) -> Vec<u8> {
+        let mut names = Vec::new();
+        for entry in self.entries.iter().filter_map(|at| list.get(*at)) {
+            names.extend_from_slice(&entry.name);
+            names.push(0);
+        }
+        names
+    }
+}
+
+/// Parts the whole list for verification: every entry is in exactly one share, and the names of one file are in the same share.
+#[must_use]
+pub fn shares(list: &[Entry], files: usize, bytes: u64) -> Vec<Share> {
+    let (mut done, mut open, mut twins) = (Vec::new(), Share::default(), Share::default());
+    for (at, entry) in list.iter().enumerate() {
+        if entry.twin {
+            twins.add(at, entry);
+            continue;
+        }
+        open.add(at, entry);
+        if open.is_full(files, bytes) {
+            done.push(std::mem::take(&mut open));
+        }
+    }
+    done.extend([twins, open].into_iter().filter(|share| !share.entries.is_empty()));
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str, size: u64, twin: bool) -> Entry {
+        Entry {
+            name: name.as_bytes().into(),
+            kind: Kind::File,
+            size,
+            mode: 0o644,
+            modified: (1, 0),
+            sparse: false,
+            twin,
+        }
+    }
+
+    #[test]
+    fn every_entry_is_in_one_share_and_twins_stay_together() {
+        let list: Vec<_> = (0..100_u64).map(|n| file(&format!("{n:03}"), n, n % 10 == 0)).collect();
+        let shares = shares(&list, 7, 200);
+        let mut seen: Vec<_> = shares.iter().flat_map(|share| share.entries.clone()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..100).collect::<Vec<_>>());
+        let with_twins = shares
+            .iter()
+            .filter(|share| share.entries.iter().any(|at| at % 10 == 0));
+        assert_eq!(with_twins.count(), 1);
+        assert_eq!(shares.iter().map(|share| share.files).sum::<u64>(), 100);
+    }
+
+    #[test]
+    fn code_comes_before_checkpoints_and_caches_come_last() {
+        let turn = |name: &str, size| file(name, size, false).turn();
+        assert_eq!(turn("train.py", 9000), Turn::First);
+        assert_eq!(turn("runs/7/model.pt", 5 << 30), Turn::Newest);
+        assert_eq!(turn(".cache/pip/x", 10), Turn::Last);
+        assert_eq!(turn("a/__pycache__/b.pyc", 10), Turn::Last);
+    }
+
+    #[test]
+    fn names_of_one_file_are_found_only_within_the_tree() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("tree");
+        std::fs::create_dir_all(root.join(".warmspare")).unwrap();
+        for name in ["one", "shared", ".warmspare/marker.json"] {
+            std::fs::write(root.join(name), "x").unwrap();
+        }
+        std::fs::hard_link(root.join("one"), root.join("two")).unwrap();
+        std::fs::hard_link(root.join("shared"), place.path().join("elsewhere")).unwrap();
+        let twins: Vec<_> = list(&root).unwrap().into_iter().map(|e| (e.name, e.twin)).collect();
+        let expected = [("one", true), ("shared", false), ("two", true)];
+        assert_eq!(twins, expected.map(|(name, twin)| (name.as_bytes().into(), twin)));
+    }
+}
