@@ -9,6 +9,7 @@
 
 pub mod bind;
 pub mod call;
+pub mod changes;
 pub mod clock;
 pub mod data_dir;
 pub mod download;
@@ -16,6 +17,8 @@ pub mod error;
 pub mod guard;
 pub mod identity;
 pub mod incoming;
+pub mod live;
+pub mod observer;
 pub mod pass;
 pub mod process;
 pub mod recovery_points;
@@ -33,3 +36,5 @@ pub mod terminal;
 pub mod thin;
 pub mod tree;
 pub mod verify;
+pub mod watch;
+pub mod watching;

@@ -7,6 +7,7 @@ use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress,
 
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
+use crate::watch::protocol::Cursor;
 
 /// The version of every file in this module.
 pub const SCHEMA: u32 = 1;
@@ -66,6 +67,9 @@ pub struct State {
 pub struct Wanted {
     /// The number of the last request.
     pub number: u64,
+    /// The number of the last request for a last-gasp pass.
+    #[serde(default)]
+    pub last_gasp: u64,
 }
 
 /// `pass.json`: the pass under way. It is there for as long as the pass, so one without a worker tells of a kill.
@@ -101,6 +105,9 @@ pub struct IncomingFile {
     pub base: Option<RecoveryPointId>,
     /// Whether rsync may have written into it since.
     pub touched: Touched,
+    /// The cursor of the dirty pass that touched it: then it differs from its base in nothing that changed before.
+    #[serde(default)]
+    pub changes_since: Option<Cursor>,
 }
 
 /// Whether `incoming/` still equals its base.

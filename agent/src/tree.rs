@@ -30,14 +30,22 @@ pub struct Census {
 pub fn census(root: &Path) -> io::Result<Census> {
     let mut census = Census::default();
     walk(root, &mut |_, found| {
+        census.bytes = Bytes(census.bytes.0.saturating_add(counted(Some(found))));
         if found.is_file() {
             census.files += 1;
-            census.bytes = Bytes(census.bytes.0.saturating_add(found.len()));
             census.hard_links |= found.nlink() > 1;
         }
         Ok(Walk::Enter)
     })?;
     Ok(census)
+}
+
+/// What an entry adds to the size of a tree: as rsync counts it, files and the targets of symbolic links.
+#[must_use]
+pub fn counted(found: Option<&Metadata>) -> u64 {
+    found
+        .filter(|found| found.is_file() || found.is_symlink())
+        .map_or(0, Metadata::len)
 }
 
 /// How many regular files of one tree have no namesake in another.

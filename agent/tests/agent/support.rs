@@ -16,8 +16,8 @@ use tempfile::TempDir;
 use warmspare_agent::ssh::private_place;
 use warmspare_domain::ids::{AssociationId, Epoch, GpuId};
 use warmspare_wire::agent::{
-    Accept, Answer, Bind, Call, Host, Outcome, PassActivity, PointChoice, RecoveryPoint, Refusal, Request, Restore,
-    RestoreActivity, Status, Sync, Urgency,
+    Accept, Answer, Bind, Call, Host, Live, Outcome, PassActivity, PointChoice, RecoveryPoint, Refusal, Request,
+    Restore, RestoreActivity, Status, Sync, Urgency,
 };
 
 pub const AGENT: &str = env!("CARGO_BIN_EXE_warmspare-agent");
@@ -200,9 +200,34 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// The watchers of this machine's trees, found by the tree in their arguments.
+    pub fn watchers(&self) -> Vec<u32> {
+        let needle = self.place.path().as_os_str().as_bytes();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+                continue;
+            };
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let of_ours = words.windows(needle.len()).any(|window| window == needle);
+            if of_ours && words.split(|byte| *byte == 0).nth(1) == Some(b"watch") {
+                found.push(pid);
+            }
+        }
+        found
+    }
+
+    pub fn kill_watchers(&self) {
+        self.watchers().into_iter().for_each(kill);
+        eventually("the watcher ended", || self.watchers().is_empty().then_some(()));
+    }
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         self.halt();
+        self.watchers().into_iter().for_each(kill);
         // Directories that a test closed must not outlive it.
         let _ = Command::new("chmod")
             .arg("-R")
@@ -309,6 +334,7 @@ impl Standby {
             epoch,
             urgency,
             wait_ms,
+            live: Live::Off,
         }))
     }
 
@@ -403,6 +429,44 @@ impl Drop for Standby {
             .arg(&self.data)
             .stderr(Stdio::null())
             .status();
+    }
+}
+
+/// A file system in a file.
+pub struct Disk {
+    pub at: PathBuf,
+    _place: TempDir,
+}
+
+impl Disk {
+    pub fn make(kind: &str, megabytes: u64) -> Option<Self> {
+        if !is_root() {
+            eprintln!("SKIPPED: a disk of its own ({kind}) needs root");
+            return None;
+        }
+        let place = tempfile::Builder::new().prefix("disk-").tempdir().unwrap();
+        let (image, at) = (place.path().join("image"), place.path().join("mnt"));
+        fs::File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
+        fs::create_dir(&at).unwrap();
+        let run = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+        let made = run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image))
+            && run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]));
+        if !made {
+            eprintln!("SKIPPED: this machine cannot make and mount a {kind} disk");
+            return None;
+        }
+        Some(Self { at, _place: place })
+    }
+
+    pub fn standby(&self) -> Standby {
+        let place = tempfile::Builder::new().prefix("standby-").tempdir().unwrap();
+        Standby::at(place, self.at.join("data"))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
     }
 }
 
