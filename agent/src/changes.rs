@@ -58,6 +58,38 @@ pub fn without_excluded(
     Ok(paths.into_iter().filter(stays).collect())
 }
 
+/// Removes from a copy what it has in directories that were taken away: whatever took their place, all that is there now is listed.
+///
+/// # Errors
+/// When a directory cannot be read or changed.
+pub fn clear_replaced(tree: &Path, paths: &[PathBuf], replaced: &[PathBuf]) -> io::Result<()> {
+    let listed: BTreeSet<PathBuf> = paths.iter().map(|path| tree.join(path)).collect();
+    for path in replaced {
+        if found(tree, path).is_some_and(|found| found.is_dir()) {
+            tree::retain(&tree.join(path), &|path| listed.contains(path))?;
+        }
+    }
+    Ok(())
+}
+
+/// The listed paths, and with them what the base has in directories that were taken away.
+///
+/// # Errors
+/// When a directory cannot be read.
+pub fn with_remains(base: &Path, paths: &[PathBuf], replaced: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+    let mut all = paths.to_vec();
+    for path in replaced {
+        if found(base, path).is_some_and(|found| found.is_dir()) {
+            tree::each(&base.join(path), &mut |below| {
+                all.extend(below.strip_prefix(base).map(Path::to_owned));
+            })?;
+        }
+    }
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
+
 trait FlattenParents<'a> {
     fn flatten_parents(self) -> impl Iterator<Item = &'a Path>;
 }
@@ -127,12 +159,13 @@ pub fn write_list(dir: &DataDir, paths: &[PathBuf]) -> Result<PathBuf, AgentErro
 }
 
 /// Gives every listed file that shares its content with another name a copy of its own: on the GPU it has no other name any more,
-/// and what rsync does to it must not reach the other.
+/// and what rsync does to it must not reach the other. Answers whether there was any.
 ///
 /// # Errors
 /// When the disk is full or fails.
-pub fn separate(tree: &Path, paths: &[PathBuf]) -> Result<(), AgentError> {
+pub fn separate(tree: &Path, paths: &[PathBuf]) -> Result<bool, AgentError> {
     let io = |error| AgentError::io("give a file a copy of its own", error);
+    let mut any = false;
     for path in paths {
         let Some(here) = tree::inside(tree, path) else {
             continue;
@@ -156,8 +189,9 @@ pub fn separate(tree: &Path, paths: &[PathBuf]) -> Result<(), AgentError> {
             });
         }
         fs::rename(&apart, &here).map_err(io)?;
+        any = true;
     }
-    Ok(())
+    Ok(any)
 }
 
 /// Removes what transfers that broke off left beside the listed paths.

@@ -13,7 +13,7 @@ use crate::error::AgentError;
 use crate::process::SELF;
 use crate::session::Session;
 use crate::ssh::{Machine, last_words};
-use crate::watch::protocol::{Changes, LONGEST, Question, Reply, take_frame};
+use crate::watch::protocol::{Changes, LONGEST, Question, REPLACED, Reply, take_frame};
 use crate::watch::relay::{GREETING, GREETING_END};
 
 // Fixed text; path and name come over standard input. Without our program, or where it cannot run, the shell says so.
@@ -53,6 +53,8 @@ pub struct Told {
     pub reply: Reply,
     /// The changed paths, sorted, parents before what lies in them; the root is the empty path.
     pub paths: Vec<PathBuf>,
+    /// Those among them at which a directory was taken away.
+    pub replaced: Vec<PathBuf>,
     /// How many bytes the answer took.
     pub wire_bytes: u64,
 }
@@ -156,11 +158,16 @@ enum Greeting {
 /// A hostile machine may name anything: only plain paths below the root are taken.
 fn understand(reply: Reply, paths: &[u8], wire_bytes: u64) -> Result<Told, Failed> {
     let wrong = || Failed::Missing("the watcher names paths outside the tree".into());
-    let mut known = Vec::new();
+    let (mut known, mut replaced) = (Vec::new(), Vec::new());
     if matches!(reply.changes, Changes::Complete | Changes::HardLinks) && !paths.is_empty() {
         let names = paths.strip_suffix(b"\0").ok_or_else(wrong)?;
         for name in names.split(|byte| *byte == 0) {
-            known.push(plain(name).ok_or_else(wrong)?);
+            let (change, name) = name.split_first().ok_or_else(wrong)?;
+            let path = plain(name).ok_or_else(wrong)?;
+            if *change == REPLACED {
+                replaced.push(path.clone());
+            }
+            known.push(path);
         }
     }
     known.sort();
@@ -168,6 +175,7 @@ fn understand(reply: Reply, paths: &[u8], wire_bytes: u64) -> Result<Told, Faile
     Ok(Told {
         reply,
         paths: known,
+        replaced,
         wire_bytes,
     })
 }
@@ -244,23 +252,25 @@ mod tests {
 
     #[test]
     fn a_watcher_cannot_name_what_lies_outside_the_tree() {
-        let good = told(b"\0a/b\0a\0line\nbreak\0\xff\0").unwrap();
+        let good = told(b".\0.a/b\0/a\0.line\nbreak\0.\xff\0").unwrap();
         let names: Vec<_> = good
             .paths
             .iter()
             .map(|path| path.as_os_str().as_encoded_bytes())
             .collect();
         assert_eq!(names, [&b""[..], b"a", b"a/b", b"line\nbreak", b"\xff"]);
-        let bad: [&[u8]; 9] = [
-            b"/etc/passwd\0",
-            b"../x\0",
-            b"a/../../x\0",
-            b"a//b\0",
-            b"a/\0",
-            b"./a\0",
-            b"a/./b\0",
-            b".warmspare/marker.json\0",
-            b"not ended",
+        assert_eq!(good.replaced, [Path::new("a")]);
+        let bad: [&[u8]; 10] = [
+            b"./etc/passwd\0",
+            b"/../x\0",
+            b".a/../../x\0",
+            b".a//b\0",
+            b".a/\0",
+            b"../a\0",
+            b".a/./b\0",
+            b"..warmspare/marker.json\0",
+            b"\0",
+            b".not ended",
         ];
         for paths in bad {
             assert!(told(paths).is_err(), "{paths:?}");

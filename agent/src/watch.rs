@@ -14,6 +14,7 @@ pub mod dirty;
 pub mod protocol;
 pub mod relay;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -26,7 +27,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::source::{self, Content, MARKER_DIRECTORY, MarkerFound, Tree};
 use directories::{Directories, Lost};
-use dirty::{Dirty, Since, settle};
+use dirty::{Change, Dirty, Since, settle};
 use protocol::{Changes, Cursor, Hello, Question, Reply, write_frame};
 
 /// The verb.
@@ -274,7 +275,7 @@ impl Watcher {
             return Ok(());
         };
         let dirty = &mut self.dirty;
-        let mut mark = |path: &[u8]| dirty.mark(path);
+        let mut mark = |path: &[u8], change| dirty.mark(path, change);
         directories.drain(&mut mark)?;
         directories.walk(Instant::now() + STRETCH, &mut mark)?;
         // A file system that was mounted into the tree, or taken away, is no event.
@@ -386,10 +387,14 @@ fn wait_for(sources: &mut [PollFd<'_>], until: Instant) -> io::Result<()> {
     }
 }
 
-fn named(root: &Path, changed: &std::collections::BTreeSet<Vec<u8>>) -> (Changes, Vec<u8>) {
+fn named(root: &Path, changed: &BTreeMap<Vec<u8>, Change>) -> (Changes, Vec<u8>) {
     let settled = settle(root, changed);
     let mut paths = Vec::new();
-    for path in &settled.paths {
+    for (path, change) in &settled.paths {
+        paths.push(match change {
+            Change::Itself => protocol::ITSELF,
+            Change::Replaced => protocol::REPLACED,
+        });
         paths.extend(path);
         paths.push(0);
     }

@@ -27,11 +27,11 @@ impl Pass<'_> {
         let tree = tree_of(self.dir, &base.point.id);
         let mut choice = plan(seen, Some(known), self.haste);
         if choice == Plan::Changes {
+            let paths = std::mem::take(&mut known.paths);
+            known.paths = changes::without_excluded(self.dir, &tree, paths, &self.binding.bind.excludes)?;
             if !changes::fit(&tree, &known.paths) {
                 return Ok((Plan::Everything, told, seen.cloned()));
             }
-            let paths = std::mem::take(&mut known.paths);
-            known.paths = changes::without_excluded(self.dir, &tree, paths, &self.binding.bind.excludes)?;
             choice = plan(seen, Some(known), self.haste);
         }
         // With hard links every recovery point is a tree of its own, and making it walks the whole of it.
@@ -72,8 +72,8 @@ impl Pass<'_> {
     ) -> Result<PassReport, AgentError> {
         self.check_tree(&told.reply.tree)?;
         let scope = Scope::Changes(seen.cursor.clone());
-        let incoming = Incoming::prepare(self.dir, self.base.as_ref(), &scope)?;
-        let outcome = self.transfer_changes(&incoming, watching, &told);
+        let mut incoming = Incoming::prepare(self.dir, self.base.as_ref(), &scope)?;
+        let outcome = self.transfer_changes(&mut incoming, watching, &told);
         if let Err(AgentError::Rsync(_) | AgentError::Io { .. }) = &outcome {
             // Whatever is wrong with this list, it must not be wrong for ever.
             watching::remember(self.dir, None)?;
@@ -85,12 +85,16 @@ impl Pass<'_> {
 
     fn transfer_changes(
         &self,
-        incoming: &Incoming,
+        incoming: &mut Incoming,
         watching: &mut Watching,
         told: &Told,
     ) -> Result<PassReport, AgentError> {
-        if incoming.hard_links {
-            changes::separate(&incoming.path, &told.paths)?;
+        let io = |error| AgentError::io("clear away what was replaced", error);
+        changes::clear_replaced(&incoming.path, &told.paths, &told.replaced).map_err(io)?;
+        let separated = incoming.hard_links && changes::separate(&incoming.path, &told.paths)?;
+        if separated || !told.replaced.is_empty() {
+            // What rsync changes is no longer the whole difference to the base.
+            incoming.start = Start::Resumed;
         }
         let bind = &self.binding.bind;
         let list = changes::write_list(self.dir, &told.paths)?;
@@ -125,7 +129,8 @@ impl Pass<'_> {
         if incoming.start == Start::Resumed || !kept.is_empty() {
             changes::clear_partials(&incoming.path, &told.paths).map_err(io)?;
         }
-        let changed = changes::difference(base_tree, &incoming.path, &told.paths).map_err(io)?;
+        let touched = changes::with_remains(base_tree, &told.paths, &told.replaced).map_err(io)?;
+        let changed = changes::difference(base_tree, &incoming.path, &touched).map_err(io)?;
         let total = |before: u64, less: u64, more: u64| before.saturating_sub(less) + more;
         Ok(Fetched {
             files: total(base.point.files, changed.files_before, changed.files_after),

@@ -17,6 +17,7 @@ use std::time::Instant;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
+use super::dirty::Change;
 use crate::source::MARKER_DIRECTORY;
 
 /// The number of a watched directory.
@@ -125,7 +126,7 @@ impl Directories {
     ///
     /// # Errors
     /// When the machine does not let us watch one of them.
-    pub fn walk(&mut self, until: Instant, mark: &mut impl FnMut(&[u8])) -> Result<(), Lost> {
+    pub fn walk(&mut self, until: Instant, mark: &mut impl FnMut(&[u8], Change)) -> Result<(), Lost> {
         while let Some((number, found)) = self.waiting.pop() {
             self.list(number, found, mark)?;
             if Instant::now() >= until {
@@ -139,7 +140,7 @@ impl Directories {
     ///
     /// # Errors
     /// When it cannot be followed.
-    pub fn drain(&mut self, mark: &mut impl FnMut(&[u8])) -> Result<(), Lost> {
+    pub fn drain(&mut self, mark: &mut impl FnMut(&[u8], Change)) -> Result<(), Lost> {
         let mut happened = Vec::new();
         let mut space = vec![MaybeUninit::uninit(); 1 << 16];
         let mut followed = 0;
@@ -180,7 +181,7 @@ impl Directories {
         number: Number,
         what: ReadFlags,
         name: Option<&[u8]>,
-        mark: &mut impl FnMut(&[u8]),
+        mark: &mut impl FnMut(&[u8], Change),
     ) -> Result<(), Lost> {
         if what.contains(ReadFlags::QUEUE_OVERFLOW) {
             return Err(Lost::Track);
@@ -201,21 +202,28 @@ impl Directories {
         }
         let place = self.path(number)?;
         let Some(name) = name else {
-            mark(&place);
+            mark(&place, Change::Itself);
             return Ok(());
         };
         let path = join(&place, name);
         if is_ours(&path) {
             return Ok(());
         }
-        mark(&path);
-        if what.intersects(ReadFlags::CREATE | ReadFlags::DELETE | ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO) {
-            mark(&place);
+        let taken = what.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM);
+        let is_directory = what.contains(ReadFlags::ISDIR);
+        let change = if taken && is_directory {
+            Change::Replaced
+        } else {
+            Change::Itself
+        };
+        mark(&path, change);
+        if taken || what.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
+            mark(&place, Change::Itself);
         }
-        if !what.contains(ReadFlags::ISDIR) {
+        if !is_directory {
             return Ok(());
         }
-        if what.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) {
+        if taken {
             self.detach(number, name);
         }
         if !what.contains(ReadFlags::ATTRIB) || self.child(number, name).is_none() {
@@ -293,7 +301,7 @@ impl Directories {
         }
     }
 
-    fn list(&mut self, number: Number, found: Found, mark: &mut impl FnMut(&[u8])) -> Result<(), Lost> {
+    fn list(&mut self, number: Number, found: Found, mark: &mut impl FnMut(&[u8], Change)) -> Result<(), Lost> {
         // A directory may have gone while it waited.
         if !self.places.contains_key(&number) {
             return Ok(());
@@ -309,7 +317,7 @@ impl Directories {
                 continue;
             }
             if found == Found::Later {
-                mark(&path);
+                mark(&path, Change::Itself);
             }
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.attach(number, name.as_bytes(), found)?;

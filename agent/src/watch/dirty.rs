@@ -1,6 +1,6 @@
 //! The dirty set: what changed, since which question, and never more than a bounded amount of it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +15,7 @@ const MOST_BYTES: usize = 16 << 20;
 /// The changed paths, each with the number of the question that will hear of it first.
 #[derive(Debug)]
 pub struct Dirty {
-    changed: HashMap<Box<[u8]>, u64>,
+    changed: HashMap<Box<[u8]>, Last>,
     bytes: usize,
     /// The number of the next question's answer.
     next: u64,
@@ -26,11 +26,28 @@ pub struct Dirty {
     most: usize,
 }
 
+/// When a path changed last.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    changed: u64,
+    /// When a directory was taken away here; 0 for never.
+    replaced: u64,
+}
+
+/// How a path changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// It is to be looked at.
+    Itself,
+    /// A directory was taken away here. If one is here now it is another: nothing that an older copy has in it need be there.
+    Replaced,
+}
+
 /// What is known of the changes since a cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Since {
     /// These.
-    Known(BTreeSet<Vec<u8>>),
+    Known(BTreeMap<Vec<u8>, Change>),
     /// More than is remembered.
     TooMany,
     /// The cursor was acknowledged away, or never was.
@@ -52,12 +69,14 @@ impl Default for Dirty {
 
 impl Dirty {
     /// Notes a change.
-    pub fn mark(&mut self, path: &[u8]) {
+    pub fn mark(&mut self, path: &[u8], change: Change) {
         if self.collapsed == self.next {
             return;
         }
-        if let Some(seen) = self.changed.get_mut(path) {
-            *seen = self.next;
+        let replaced = if change == Change::Replaced { self.next } else { 0 };
+        if let Some(last) = self.changed.get_mut(path) {
+            last.changed = self.next;
+            last.replaced = last.replaced.max(replaced);
             return;
         }
         if self.changed.len() >= self.most || self.bytes + path.len() > MOST_BYTES {
@@ -67,13 +86,17 @@ impl Dirty {
             return;
         }
         self.bytes += path.len();
-        self.changed.insert(path.into(), self.next);
+        let last = Last {
+            changed: self.next,
+            replaced,
+        };
+        self.changed.insert(path.into(), last);
     }
 
     /// Whether an answer to this cursor would name anything, or could not name it all.
     #[must_use]
     pub fn has_news(&self, since: u64) -> bool {
-        self.collapsed > since || self.changed.values().any(|seen| *seen > since)
+        self.collapsed > since || self.changed.values().any(|last| last.changed > since)
     }
 
     /// Answers the changes since a cursor and forgets what lies before it.
@@ -82,12 +105,20 @@ impl Dirty {
             return Since::Unknown;
         }
         self.floor = since;
-        self.changed.retain(|_, seen| *seen > since);
+        self.changed.retain(|_, last| last.changed > since);
         self.bytes = self.changed.keys().map(|path| path.len()).sum();
         if self.collapsed > since {
             return Since::TooMany;
         }
-        Since::Known(self.changed.keys().map(|path| path.to_vec()).collect())
+        let change = |last: &Last| {
+            if last.replaced > since {
+                Change::Replaced
+            } else {
+                Change::Itself
+            }
+        };
+        let told = self.changed.iter().map(|(path, last)| (path.to_vec(), change(last)));
+        Since::Known(told.collect())
     }
 
     /// The cursor of the answer that is given now; what changes from here on belongs to the next.
@@ -101,7 +132,7 @@ impl Dirty {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Settled {
     /// The paths. None lies below another that is missing or no directory.
-    pub paths: BTreeSet<Vec<u8>>,
+    pub paths: BTreeMap<Vec<u8>, Change>,
     /// Whether a file among them has a second name.
     pub hard_links: bool,
 }
@@ -109,22 +140,23 @@ pub struct Settled {
 /// Looks at every changed path. One below a directory that is gone, or became something else, stands for the change of that
 /// directory: nobody may follow what took its place.
 #[must_use]
-pub fn settle(root: &Path, changed: &BTreeSet<Vec<u8>>) -> Settled {
+pub fn settle(root: &Path, changed: &BTreeMap<Vec<u8>, Change>) -> Settled {
     let mut settled = Settled::default();
     let mut parents: HashMap<Vec<u8>, Option<Vec<u8>>> = HashMap::new();
-    for path in changed {
+    for (path, change) in changed {
         let parent = path
             .iter()
             .rposition(|byte| *byte == b'/')
             .and_then(|at| path.get(..at));
         let blocked = parent.and_then(|parent| blocked_at(root, parent, &mut parents));
         if let Some(ancestor) = blocked {
-            settled.paths.insert(ancestor);
+            settled.paths.entry(ancestor).or_insert(Change::Itself);
             continue;
         }
         let found = fs::symlink_metadata(root.join(std::ffi::OsStr::from_bytes(path)));
         settled.hard_links |= found.is_ok_and(|found| found.is_file() && found.nlink() > 1);
-        settled.paths.insert(path.clone());
+        let stronger = settled.paths.entry(path.clone()).or_insert(*change);
+        *stronger = (*stronger).max(*change);
     }
     settled
 }
@@ -153,19 +185,26 @@ fn blocked_at(root: &Path, path: &[u8], known: &mut HashMap<Vec<u8>, Option<Vec<
 mod tests {
     use super::*;
 
+    fn all(names: &[&str]) -> BTreeMap<Vec<u8>, Change> {
+        names
+            .iter()
+            .map(|name| (name.as_bytes().to_vec(), Change::Itself))
+            .collect()
+    }
+
     fn known(names: &[&str]) -> Since {
-        Since::Known(names.iter().map(|name| name.as_bytes().to_vec()).collect())
+        Since::Known(all(names))
     }
 
     #[test]
     fn a_change_is_told_until_it_is_acknowledged() {
         let mut dirty = Dirty::default();
         let start = dirty.close();
-        dirty.mark(b"a");
+        dirty.mark(b"a", Change::Itself);
         assert!(dirty.has_news(start));
         assert_eq!(dirty.since(start), known(&["a"]));
         let first = dirty.close();
-        dirty.mark(b"b");
+        dirty.mark(b"b", Change::Itself);
         // The pass died: the same cursor again.
         assert_eq!(dirty.since(start), known(&["a", "b"]));
         let second = dirty.close();
@@ -178,10 +217,22 @@ mod tests {
     #[test]
     fn a_path_that_changes_again_is_told_again() {
         let mut dirty = Dirty::default();
-        dirty.mark(b"a");
+        dirty.mark(b"a", Change::Itself);
         let first = dirty.close();
-        dirty.mark(b"a");
+        dirty.mark(b"a", Change::Itself);
         assert_eq!(dirty.since(first), known(&["a"]));
+    }
+
+    #[test]
+    fn a_directory_that_was_taken_away_is_told_as_such_until_it_is_acknowledged() {
+        let mut dirty = Dirty::default();
+        let start = dirty.close();
+        dirty.mark(b"d", Change::Replaced);
+        let first = dirty.close();
+        dirty.mark(b"d", Change::Itself);
+        let replaced = BTreeMap::from([(b"d".to_vec(), Change::Replaced)]);
+        assert_eq!(dirty.since(start), Since::Known(replaced));
+        assert_eq!(dirty.since(first), known(&["d"]));
     }
 
     #[test]
@@ -192,12 +243,12 @@ mod tests {
         };
         let start = dirty.close();
         for n in 0..9_u8 {
-            dirty.mark(&[b'a' + n]);
+            dirty.mark(&[b'a' + n], Change::Itself);
         }
         assert!(dirty.has_news(start));
         assert_eq!(dirty.since(start), Since::TooMany);
         let after = dirty.close();
-        dirty.mark(b"z");
+        dirty.mark(b"z", Change::Itself);
         assert_eq!(dirty.since(start), Since::TooMany);
         assert_eq!(dirty.since(after), known(&["z"]));
     }
@@ -209,19 +260,13 @@ mod tests {
         fs::create_dir_all(root.join("d/e")).unwrap();
         fs::write(root.join("d/e/f"), "1").unwrap();
         std::os::unix::fs::symlink("/etc", root.join("link")).unwrap();
-        let changed = |names: &[&str]| {
-            names
-                .iter()
-                .map(|name| name.as_bytes().to_vec())
-                .collect::<BTreeSet<_>>()
-        };
         let settled = settle(
             root,
-            &changed(&["d/e/f", "d/e/gone", "gone/x/y", "link/passwd", "d/e/f/below", ""]),
+            &all(&["d/e/f", "d/e/gone", "gone/x/y", "link/passwd", "d/e/f/below", ""]),
         );
-        assert_eq!(settled.paths, changed(&["", "d/e/f", "d/e/gone", "gone", "link"]));
+        assert_eq!(settled.paths, all(&["", "d/e/f", "d/e/gone", "gone", "link"]));
         assert!(!settled.hard_links);
         fs::hard_link(root.join("d/e/f"), root.join("twin")).unwrap();
-        assert!(settle(root, &changed(&["twin"])).hard_links);
+        assert!(settle(root, &all(&["twin"])).hard_links);
     }
 }

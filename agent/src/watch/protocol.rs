@@ -41,7 +41,13 @@ pub struct Hello {
     pub root: (u64, u64),
 }
 
-/// An answer. The changed paths follow it: relative to the tree, each ended by a zero byte; the root itself is the empty path.
+/// Before a path that is to be looked at.
+pub const ITSELF: u8 = b'.';
+/// Before a path at which a directory was taken away: if one is there now, it is another.
+pub const REPLACED: u8 = b'/';
+
+/// An answer. The changed paths follow it, each with [`ITSELF`] or [`REPLACED`] before and a zero byte behind it, relative to the
+/// tree; the root itself is the empty path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     /// The tree, looked at now.

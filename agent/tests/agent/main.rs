@@ -11,3 +11,4 @@ mod restores;
 mod single_flight;
 mod storage;
 mod support;
+mod watching;

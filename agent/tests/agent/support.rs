@@ -384,6 +384,23 @@ impl Standby {
         status_of(self.call(Request::Restore(self.restore_request(target, epoch, 60_000)))).restore
     }
 
+    fn change_watch_file(&self, change: impl FnOnce(&mut serde_json::Value)) {
+        let note = self.data.join("watch.json");
+        let mut stored: serde_json::Value = serde_json::from_slice(&fs::read(&note).unwrap()).unwrap();
+        change(&mut stored);
+        fs::write(&note, stored.to_string()).unwrap();
+    }
+
+    /// Makes the next pass a full scan, as if a quarter of an hour had gone by.
+    pub fn age_full_scan(&self) {
+        self.change_watch_file(|stored| stored["seen"]["full_at"] = "2020-01-01T00:00:00.000Z".into());
+    }
+
+    /// Makes the next pass look for a watcher, as if the pause after a vain look were over.
+    pub fn try_again(&self) {
+        self.change_watch_file(|stored| stored["try_again"] = serde_json::Value::Null);
+    }
+
     /// The processes that work for this standby, found by the data directory in their arguments.
     pub fn workers(&self) -> Vec<u32> {
         let needle = self.data.as_os_str().as_bytes();
