@@ -78,7 +78,10 @@ impl Incoming {
             base: base_tree,
             hard_links: base.is_some_and(|point| point.hard_links),
         };
-        dir.save_incoming_file(&noted)?;
+        match sharing {
+            Sharing::Snapshots => dir.save_incoming_file_in_order(&noted)?,
+            Sharing::HardLinks => dir.save_incoming_file(&noted)?,
+        }
         // A dirty pass never makes two names of one file, so one that broke off left none.
         if start == Start::Resumed && *scope == Scope::Everything {
             incoming.disarm()?;
@@ -168,7 +171,9 @@ pub fn give_up(dir: &DataDir) -> Result<(), AgentError> {
 
 fn usable(dir: &DataDir, wanted: &IncomingFile, sharing: Sharing) -> Result<Option<Start>, AgentError> {
     let here = fs::symlink_metadata(dir.incoming()).is_ok_and(|found| found.is_dir());
-    let noted = dir.incoming_file()?.filter(|noted| here && noted.base == wanted.base);
+    let noted = dir
+        .incoming_file_if_whole()
+        .filter(|noted| here && noted.base == wanted.base);
     let same_changes = noted
         .as_ref()
         .is_some_and(|noted| noted.changes_since == wanted.changes_since);

@@ -27,6 +27,9 @@ const EVERY: Duration = Duration::from_secs(4);
 /// How soon a request is noticed.
 const GLANCE: Duration = Duration::from_millis(50);
 
+/// How soon the end of a lease, a bind, a halt or a newer agent is noticed.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
+
 /// `live.json`: until when the agent goes on by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Lease {
@@ -97,10 +100,16 @@ pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<
     let Some(goal) = Goal::find(dir)? else {
         return Ok(Woken::ToStop);
     };
-    let mut asked: Option<(Timestamp, u64)> = None;
+    let mut asked: Option<Timestamp> = None;
+    let mut looked: Option<Instant> = None;
+    let wait_ms = u64::try_from(EVERY.as_millis()).unwrap_or(u64::MAX);
     loop {
-        if !goal.stands(dir)? {
+        let look = looked.is_none_or(|at| at.elapsed() >= LOOK_AROUND);
+        if goal.is_asked_for(dir)? || (look && !goal.stands(dir)?) {
             return Ok(Woken::ToStop);
+        }
+        if look {
+            looked = Some(Instant::now());
         }
         let Some(observer) = watching.observer() else {
             return Ok(Woken::ToStop);
@@ -109,14 +118,13 @@ pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<
             std::thread::sleep(GLANCE.min(EVERY.saturating_sub(started.elapsed())));
             continue;
         }
-        let wait_ms = u64::try_from(EVERY.as_millis()).unwrap_or(u64::MAX);
-        let (at, _) = *asked.get_or_insert_with(|| {
+        let at = *asked.get_or_insert_with(|| {
             observer.ask(&Question {
                 since: Some(goal.seen.cursor.clone()),
                 wait_ms,
                 ..Question::default()
             });
-            (clock::now(), wait_ms)
+            clock::now()
         });
         match observer.hear(GLANCE) {
             Ok(None) if clock::now().since(at) > Duration::from_millis(wait_ms) + PATIENCE => {
@@ -162,6 +170,8 @@ fn is_calm(tree: &Tree) -> bool {
 struct Goal {
     seen: watching::Seen,
     epoch: warmspare_domain::ids::Epoch,
+    /// Every request up to this number was served.
+    finished: u64,
 }
 
 impl Goal {
@@ -174,15 +184,20 @@ impl Goal {
             return Ok(None);
         }
         let seen = watching::trusted(&dir.watch_file(), &binding, Some(&base)).cloned();
+        let finished = dir.state()?.finished;
         Ok(seen.map(|seen| Self {
             seen,
             epoch: binding.epoch(),
+            finished,
         }))
     }
 
+    fn is_asked_for(&self, dir: &DataDir) -> Result<bool, AgentError> {
+        Ok(dir.wanted()?.unwrap_or_default().number > self.finished)
+    }
+
     fn stands(&self, dir: &DataDir) -> Result<bool, AgentError> {
-        let state = dir.state()?;
-        let asked = dir.wanted()?.unwrap_or_default().number > state.finished;
+        let halted = dir.state()?.halt.is_some();
         let bound = dir
             .binding()?
             .is_some_and(|binding| binding.revision == self.seen.revision);
@@ -190,7 +205,7 @@ impl Goal {
         let moving = dir.restore_file()?.is_some_and(|job| job.epoch > self.epoch);
         // A newer agent was put in our place: it takes over with the next call.
         let replaced = fs::metadata(SELF).is_ok_and(|found| found.nlink() == 0);
-        Ok(!asked && bound && !moving && !replaced && state.halt.is_none() && leased_until(dir).is_some())
+        Ok(bound && !moving && !replaced && !halted && leased_until(dir).is_some())
     }
 
     fn confirm(&self, dir: &DataDir, at: Timestamp) -> Result<(), AgentError> {

@@ -15,6 +15,7 @@ use crate::session::Session;
 use crate::ssh::{Machine, last_words};
 use crate::watch::protocol::{Changes, LONGEST, Question, REPLACED, Reply, take_frame};
 use crate::watch::relay::{GREETING, GREETING_END};
+use crate::watching::Haste;
 
 // Fixed text; path and name come over standard input. Without our program, or where it cannot run, the shell says so.
 const ATTACH: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p || exit 91; IFS= read -r n || exit 91; \
@@ -63,18 +64,22 @@ pub struct Told {
 #[derive(Debug)]
 pub struct Observer {
     session: Session,
+    asked: u64,
 }
 
 impl Observer {
-    /// Finds the watcher of a tree, starts it, or brings it there first.
+    /// Finds the watcher of a tree, starts it, or, where there is time, brings it there first.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn attach(dir: &DataDir, machine: &Machine, path: &str) -> Result<Self, Failed> {
+    pub fn attach(dir: &DataDir, machine: &Machine, path: &str, haste: Haste) -> Result<Self, Failed> {
         let name = program(dir)?;
         match Self::open(machine, path, &name)? {
             Greeting::Here(observer) => return Ok(observer),
             Greeting::Failed(words) => return Err(Failed::Missing(words)),
+            Greeting::Absent if haste == Haste::LastGasp => {
+                return Err(Failed::Missing("there is no time to bring it there".into()));
+            }
             Greeting::Absent => {}
         }
         push(machine, path, &name)?;
@@ -94,7 +99,7 @@ impl Observer {
         let at = answer.windows(GREETING.len()).rposition(|window| window == GREETING);
         let words = at.and_then(|at| answer.get(at + GREETING.len()..)).unwrap_or_default();
         Ok(match words {
-            b"ok" => Greeting::Here(Self { session }),
+            b"ok" => Greeting::Here(Self { session, asked: 0 }),
             b"absent" => Greeting::Absent,
             _ => {
                 let words = last_words(&String::from_utf8_lossy(words));
@@ -105,7 +110,12 @@ impl Observer {
 
     /// Puts a question; [`Self::hear`] has the answer.
     pub fn ask(&mut self, question: &Question) {
-        if let Ok(json) = serde_json::to_vec(question) {
+        self.asked += 1;
+        let question = Question {
+            number: self.asked,
+            ..question.clone()
+        };
+        if let Ok(json) = serde_json::to_vec(&question) {
             self.session.ask(&[json, b"\n".to_vec()].concat());
         }
     }
@@ -115,20 +125,23 @@ impl Observer {
     /// # Errors
     /// When the watcher is gone, or says what no watcher says.
     pub fn hear(&mut self, patience: Duration) -> Result<Option<Told>, Failed> {
-        let mut lost = false;
         let mut length = 0;
+        let asked = self.asked;
         let taken = self.session.next(patience, LONGEST + LONGEST / 2, |heard| {
             if heard.starts_with(b"\n") {
-                lost = true;
                 return Ok(Some(None));
             }
-            let before = heard.len();
-            let taken = take_frame::<Reply>(heard).unwrap_or_else(|_| {
-                lost = true;
-                None
-            });
-            length = before - heard.len();
-            Ok(if lost { Some(None) } else { taken.map(Some) })
+            loop {
+                let before = heard.len();
+                match take_frame::<Reply>(heard) {
+                    Ok(Some((reply, _))) if reply.number != asked => {}
+                    Ok(taken) => {
+                        length = before - heard.len();
+                        return Ok(taken.map(Some));
+                    }
+                    Err(_) => return Ok(Some(None)),
+                }
+            }
         })?;
         match taken {
             None => Ok(None),
@@ -242,6 +255,7 @@ mod tests {
 
     fn told(paths: &[u8]) -> Result<Told, Failed> {
         let reply = Reply {
+            number: 1,
             tree: Tree::Gone,
             cursor: None,
             changes: Changes::Complete,

@@ -393,7 +393,7 @@ impl<'a> Pass<'a> {
 
     fn leave_untouched(&self, incoming: &Incoming, equals: RecoveryPointId) -> Result<(), AgentError> {
         match incoming.sharing {
-            Sharing::Snapshots => self.dir.save_incoming_file(&IncomingFile {
+            Sharing::Snapshots => self.dir.save_incoming_file_in_order(&IncomingFile {
                 base: Some(equals),
                 touched: Touched::No,
                 changes_since: None,

@@ -255,6 +255,37 @@ impl DataDir {
         let _ = std::fs::remove_file(self.file("pass.json"));
     }
 
+    /// Stores what passes came to, where losing the last one costs a pass and no more.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; the old one stays.
+    pub fn save_state_lightly(&self, value: &State) -> Result<(), AgentError> {
+        self.write_whole_json(&self.file("state.json"), value)
+    }
+
+    /// Stores a request that its caller will repeat.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; the old one stays.
+    pub fn save_wanted_lightly(&self, value: &Wanted) -> Result<(), AgentError> {
+        self.write_whole_json(&self.file("wanted.json"), value)
+    }
+
+    /// What `incoming/` was made from; one that a power failure tore stands for nothing.
+    #[must_use]
+    pub fn incoming_file_if_whole(&self) -> Option<IncomingFile> {
+        self.incoming_file().ok().flatten()
+    }
+
+    /// Stores what `incoming/` was made from, on btrfs: what is written into `incoming/` afterwards reaches the disk in the same
+    /// commit or in a later one, never before it.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; the old one stays.
+    pub fn save_incoming_file_in_order(&self, value: &IncomingFile) -> Result<(), AgentError> {
+        self.write_passing_json(&self.file("incoming.json"), value)
+    }
+
     /// How far the restore is.
     #[must_use]
     pub fn restore_progress(&self) -> Progress {

@@ -73,7 +73,12 @@ fn number_for(dir: &DataDir, sync: &Sync) -> Result<u64, AgentError> {
         Urgency::LastGasp => number,
         Urgency::Due => wanted.last_gasp,
     };
-    dir.save_wanted(&Wanted { number, last_gasp })?;
+    let wanted = Wanted { number, last_gasp };
+    match sync.urgency {
+        // Counted as asked for from now on, whatever happens.
+        Urgency::LastGasp => dir.save_wanted(&wanted)?,
+        Urgency::Due => dir.save_wanted_lightly(&wanted)?,
+    }
     Ok(number)
 }
 
@@ -207,7 +212,7 @@ fn number_of_our_own(dir: &DataDir) -> Result<Option<u64>, AgentError> {
         return Ok(None);
     }
     let number = finished + 1;
-    dir.save_wanted(&Wanted { number, ..wanted })?;
+    dir.save_wanted_lightly(&Wanted { number, ..wanted })?;
     Ok(Some(number))
 }
 
@@ -249,12 +254,19 @@ fn note(
         Ok(report) => report,
         Err(error) => return note_failure(dir, number, revision, error),
     };
-    update(dir, |state| {
+    // A person's leave for deletions is for one pass: that it was used must not be forgotten.
+    let lightly = !dir.state()?.deletions_accepted;
+    let change = |state: &mut State| {
         state.finished = number;
         state.last_complete = Some(report);
         state.last_failure = None;
         state.deletions_accepted = false;
-    })
+    };
+    if lightly {
+        update_with(dir, change, DataDir::save_state_lightly)
+    } else {
+        update(dir, change)
+    }
 }
 
 fn note_failure(dir: &DataDir, number: u64, revision: Option<u64>, error: AgentError) -> Result<(), AgentError> {
@@ -301,8 +313,17 @@ fn in_a_row(state: &State) -> u32 {
 /// # Errors
 /// When the disk is full or fails: nothing is changed.
 pub fn update(dir: &DataDir, change: impl FnOnce(&mut State)) -> Result<(), AgentError> {
+    update_with(dir, change, DataDir::save_state)
+}
+
+fn update_with(
+    dir: &DataDir,
+    change: impl FnOnce(&mut State),
+    save: fn(&DataDir, &State) -> Result<(), AgentError>,
+) -> Result<(), AgentError> {
     let _turn = dir.lock_briefly("state.lock")?;
     let mut state = dir.state()?;
+    let before = state.clone();
     change(&mut state);
-    dir.save_state(&state)
+    if state == before { Ok(()) } else { save(dir, &state) }
 }

@@ -327,6 +327,7 @@ impl Watcher {
             Sight::Blind { .. } => (None, 0),
         };
         let reply = Reply {
+            number: question.number,
             tree,
             cursor,
             changes,

@@ -125,7 +125,7 @@ impl Watching {
             patience_ms: if haste == Haste::Calm { PATIENCE_MS } else { 0 },
             ..Question::default()
         };
-        match self.put(dir, machine, binding, &question) {
+        match self.put(dir, machine, binding, &question, haste) {
             Ok(told) => {
                 note(dir, binding, describe(&told))?;
                 Ok(Some(told))
@@ -137,7 +137,9 @@ impl Watching {
             Err(Failed::Missing(reason)) => {
                 self.observer = None;
                 process::log(&format!("no watcher: {reason}"));
-                note(dir, binding, Watcher::Missing { reason })?;
+                if haste == Haste::Calm {
+                    note(dir, binding, Watcher::Missing { reason })?;
+                }
                 Ok(None)
             }
         }
@@ -150,6 +152,7 @@ impl Watching {
         machine: &Machine,
         binding: &BindingFile,
         question: &Question,
+        haste: Haste,
     ) -> Result<Told, Failed> {
         if let Some((revision, mut observer)) = self.observer.take()
             && revision == binding.revision
@@ -163,7 +166,7 @@ impl Watching {
                 Err(broken @ Failed::Broken(_)) => return Err(broken),
             }
         }
-        let mut observer = Observer::attach(dir, machine, &binding.bind.source_path)?;
+        let mut observer = Observer::attach(dir, machine, &binding.bind.source_path, haste)?;
         let told = observer.query(question)?;
         self.observer = Some((binding.revision, observer));
         Ok(told)

@@ -3,7 +3,7 @@
 //! inotify watches directories by inode and names them by number. Names change, and events come late, so nothing here trusts what
 //! a path was: after every event that moves, makes or removes a directory, that one path is looked at again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -43,6 +43,8 @@ pub struct Directories {
     places: HashMap<Number, (Number, Rc<[u8]>)>,
     children: BTreeMap<(Number, Rc<[u8]>), Number>,
     waiting: Vec<(Number, Found)>,
+    /// Those with a directory in them that is closed to us: it may open together with them.
+    closed: HashSet<Number>,
 }
 
 /// What a directory that is listed means.
@@ -95,6 +97,7 @@ impl Directories {
             places: HashMap::from([(number, (number, Rc::from(&b""[..])))]),
             children: BTreeMap::new(),
             waiting: vec![(number, Found::AtFirst)],
+            closed: HashSet::new(),
         })
     }
 
@@ -226,8 +229,10 @@ impl Directories {
         if taken {
             self.detach(number, name);
         }
-        if !what.contains(ReadFlags::ATTRIB) || self.child(number, name).is_none() {
-            self.attach(number, name, Found::Later)?;
+        match self.child(number, name).filter(|_| what.contains(ReadFlags::ATTRIB)) {
+            None => self.attach(number, name, Found::Later)?,
+            Some(child) if self.closed.remove(&child) => self.waiting.push((child, Found::Later)),
+            Some(_) => {}
         }
         Ok(())
     }
@@ -237,8 +242,13 @@ impl Directories {
         let path = self.root.join(OsStr::from_bytes(&join(&self.path(parent)?, name)));
         let number = match inotify::add_watch(&self.events, &path, wanted()) {
             Ok(number) => number,
-            // Gone again, no directory any more, or closed to us and then to rsync, too.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS | Errno::PERM) => return Ok(()),
+            // Gone again, or no directory any more.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            // Closed to us and then to rsync, too.
+            Err(Errno::ACCESS | Errno::PERM) => {
+                self.closed.insert(parent);
+                return Ok(());
+            }
             Err(error @ (Errno::NOSPC | Errno::NOMEM)) => return Err(Lost::Limits(limits("max_user_watches", error))),
             Err(error) => return Err(Lost::Limits(format!("a directory cannot be watched: {error}"))),
         };

@@ -20,6 +20,8 @@ pub struct Cursor {
 /// A question.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
+    /// Its answer carries the same number: one that comes late is not taken for another's.
+    pub number: u64,
     /// Since when; what lies before is acknowledged and may be forgotten. Nothing is acknowledged without it.
     pub since: Option<Cursor>,
     /// How long to wait until there is a change.
@@ -50,6 +52,8 @@ pub const REPLACED: u8 = b'/';
 /// tree; the root itself is the empty path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
+    /// The number of the question.
+    pub number: u64,
     /// The tree, looked at now.
     pub tree: Tree,
     /// A full scan that starts after this answer, or a transfer of these changes, brings a copy up to here.
