@@ -12,9 +12,10 @@ use warmspare_wire::agent::{Live, PassReport, Sync};
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
+use crate::observer::Told;
 use crate::process::SELF;
 use crate::recovery_points::{self, Sharing, tree_of};
-use crate::source::{Content, MarkerFound, Tree};
+use crate::source::{self, Content, Marker, MarkerFound, Tree};
 use crate::watch::protocol::{Changes, Question};
 use crate::watching::{self, Watching};
 
@@ -127,24 +128,18 @@ pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<
             clock::now()
         });
         match observer.hear(GLANCE) {
-            Ok(None) if clock::now().since(at) > Duration::from_millis(wait_ms) + PATIENCE => {
-                watching.hang_up();
-                return Ok(Woken::ByChange);
-            }
-            Ok(None) => {}
-            Ok(Some(told)) if told.reply.changes == Changes::Complete && told.paths.is_empty() => {
-                if !is_calm(&told.reply.tree) {
-                    return Ok(Woken::ByChange);
+            Ok(None) if clock::now().since(at) <= Duration::from_millis(wait_ms) + PATIENCE => {}
+            Ok(Some(told)) => match goal.meaning(&told) {
+                Meaning::Quiet => {
+                    // The watcher looked after its whole wait, so nothing had changed by then.
+                    goal.confirm(dir, at + Duration::from_millis(wait_ms))?;
+                    asked = None;
                 }
-                // The watcher looked after its whole wait, so nothing had changed by then.
-                goal.confirm(dir, at + Duration::from_millis(wait_ms))?;
-                asked = None;
-            }
-            Ok(Some(told)) if told.reply.changes == Changes::Complete => return Ok(Woken::ByChange),
-            // A full scan is left to the next call: it may cost more than live mode may.
-            Ok(Some(_)) => return Ok(Woken::ToStop),
+                Meaning::Change => return Ok(Woken::ByChange),
+                Meaning::Unclear => return Ok(Woken::ToStop),
+            },
             // The GPU may be gone; a pass finds out, and says so.
-            Err(_) => {
+            Ok(None) | Err(_) => {
                 watching.hang_up();
                 return Ok(Woken::ByChange);
             }
@@ -152,24 +147,20 @@ pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<
     }
 }
 
+enum Meaning {
+    Quiet,
+    Change,
+    /// A full scan is needed. It is left to the next call: it may cost more than live mode may.
+    Unclear,
+}
+
 /// Beyond the wait that was asked for.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn is_calm(tree: &Tree) -> bool {
-    matches!(
-        tree,
-        Tree::Directory {
-            content: Content::Some,
-            marker: MarkerFound::Is(_),
-            ..
-        }
-    )
-}
 
 /// What live mode goes on from; when it no longer stands, live mode ends.
 struct Goal {
     seen: watching::Seen,
-    epoch: warmspare_domain::ids::Epoch,
+    marker: Marker,
     /// Every request up to this number was served.
     finished: u64,
 }
@@ -187,7 +178,11 @@ impl Goal {
         let finished = dir.state()?.finished;
         Ok(seen.map(|seen| Self {
             seen,
-            epoch: binding.epoch(),
+            marker: Marker {
+                schema: source::SCHEMA,
+                association: binding.association(),
+                epoch: binding.epoch(),
+            },
             finished,
         }))
     }
@@ -202,10 +197,25 @@ impl Goal {
             .binding()?
             .is_some_and(|binding| binding.revision == self.seen.revision);
         // The data is on its way elsewhere, and the old GPU is never read again.
-        let moving = dir.restore_file()?.is_some_and(|job| job.epoch > self.epoch);
+        let moving = dir.restore_file()?.is_some_and(|job| job.epoch > self.marker.epoch);
         // A newer agent was put in our place: it takes over with the next call.
         let replaced = fs::metadata(SELF).is_ok_and(|found| found.nlink() == 0);
         Ok(bound && !moving && !replaced && !halted && leased_until(dir).is_some())
+    }
+
+    fn meaning(&self, told: &Told) -> Meaning {
+        // Whatever else the tree is, a pass judges it, and says so.
+        let ours = matches!(
+            told.reply.tree,
+            Tree::Directory { content: Content::Some, marker: MarkerFound::Is(marker), .. } if marker == self.marker
+        );
+        match (&told.reply.changes, told.paths.is_empty()) {
+            (Changes::Complete, true) if ours => Meaning::Quiet,
+            (Changes::Complete, _) => Meaning::Change,
+            (Changes::HardLinks | Changes::NoCursor | Changes::TooMany | Changes::Starting | Changes::Blind(_), _) => {
+                Meaning::Unclear
+            }
+        }
     }
 
     fn confirm(&self, dir: &DataDir, at: Timestamp) -> Result<(), AgentError> {

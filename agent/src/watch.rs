@@ -9,26 +9,30 @@
 //! inotify does not see what is written through a memory map, through a second name outside the tree, or by another machine on a
 //! shared file system. The full scan every 15 minutes is there for these.
 
+mod caller;
 pub mod directories;
 pub mod dirty;
 pub mod protocol;
 pub mod relay;
+mod surroundings;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::source::{self, Content, MARKER_DIRECTORY, MarkerFound, Tree};
+use crate::source::MARKER_DIRECTORY;
+use caller::Caller;
 use directories::{Directories, Lost};
 use dirty::{Change, Dirty, Since, settle};
 use protocol::{Changes, Cursor, Hello, Question, Reply, write_frame};
+use surroundings::{Identity, identity, look, mounts};
 
 /// The verb.
 pub const WATCH: &str = "watch";
@@ -52,9 +56,6 @@ const STRETCH: Duration = Duration::from_millis(20);
 
 /// A machine whose limits are used up is tried again.
 const BLIND_FOR: Duration = Duration::from_secs(15 * 60);
-
-/// A reader that takes no answer for this long is gone.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// More callers at once are none of ours.
 const MOST_CALLERS: usize = 8;
@@ -89,9 +90,6 @@ fn only_one(place: &Path) -> io::Result<File> {
     Ok(lock)
 }
 
-/// Device and inode.
-type Identity = (u64, u64);
-
 struct Watcher {
     tree: PathBuf,
     root: Identity,
@@ -108,13 +106,6 @@ struct Watcher {
 enum Sight {
     Watching(Directories),
     Blind { words: String, since: Instant },
-}
-
-struct Caller {
-    stream: UnixStream,
-    heard: Vec<u8>,
-    question: Option<(Question, Instant)>,
-    gone: bool,
 }
 
 /// Whether to go on.
@@ -337,45 +328,6 @@ impl Watcher {
     }
 }
 
-impl Caller {
-    fn greet(stream: UnixStream, hello: &Hello) -> Option<Self> {
-        stream.set_nonblocking(false).ok()?;
-        stream.set_read_timeout(Some(Duration::from_millis(100))).ok()?;
-        stream.set_write_timeout(Some(PATIENCE)).ok()?;
-        write_frame(&stream, hello, b"").ok()?;
-        Some(Self {
-            stream,
-            heard: Vec::new(),
-            question: None,
-            gone: false,
-        })
-    }
-
-    fn hear(&mut self) {
-        let mut here = [PollFd::new(&self.stream, PollFlags::IN)];
-        if !poll(&mut here, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
-            return;
-        }
-        let mut chunk = [0; 4096];
-        match (&self.stream).read(&mut chunk) {
-            Ok(read) if read > 0 && self.heard.len() < 1 << 16 => {
-                self.heard.extend(chunk.get(..read).unwrap_or_default());
-            }
-            Ok(_) | Err(_) => self.gone = true,
-        }
-        while let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.heard.drain(..=end).collect();
-            match serde_json::from_slice::<Question>(&line) {
-                Ok(question) => {
-                    let until = Instant::now() + Duration::from_millis(question.wait_ms.max(question.patience_ms));
-                    self.question = Some((question, until));
-                }
-                Err(_) => self.gone = true,
-            }
-        }
-    }
-}
-
 fn wait_for(sources: &mut [PollFd<'_>], until: Instant) -> io::Result<()> {
     let left = until.saturating_duration_since(Instant::now());
     let left = Timespec {
@@ -405,57 +357,6 @@ fn named(root: &Path, changed: &BTreeMap<Vec<u8>, Change>) -> (Changes, Vec<u8>)
         Changes::Complete
     };
     (changes, paths)
-}
-
-/// Looks at the tree as the standby does over its shell.
-fn look(path: &Path) -> Tree {
-    let Ok(found) = fs::metadata(path) else {
-        return Tree::Gone;
-    };
-    if !found.is_dir() {
-        return Tree::NotADirectory;
-    }
-    let (Ok(real), Ok(mut listing)) = (fs::canonicalize(path), fs::read_dir(path)) else {
-        return Tree::Closed;
-    };
-    let holds_more = listing.any(|entry| entry.is_ok_and(|entry| entry.file_name() != MARKER_DIRECTORY));
-    Tree::Directory {
-        path: real.into_os_string().into_encoded_bytes(),
-        content: if holds_more { Content::Some } else { Content::Empty },
-        marker: marker(path),
-    }
-}
-
-fn marker(tree: &Path) -> MarkerFound {
-    let path = tree.join(MARKER_DIRECTORY).join("marker.json");
-    if !fs::metadata(&path).is_ok_and(|found| found.is_file()) {
-        return MarkerFound::Missing;
-    }
-    let mut bytes = Vec::new();
-    match File::open(&path).and_then(|file| file.take(4096).read_to_end(&mut bytes)) {
-        Ok(_) => source::read_marker(&bytes),
-        Err(_) => MarkerFound::Unreadable,
-    }
-}
-
-fn identity(path: &Path) -> io::Result<Identity> {
-    let found = fs::metadata(path)?;
-    Ok((found.dev(), found.ino()))
-}
-
-/// The mounts below a tree, as the kernel lists them.
-fn mounts(tree: &Path) -> Vec<u8> {
-    let all = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let tree = fs::canonicalize(tree).unwrap_or_default();
-    let inside = |line: &&[u8]| {
-        // The fifth word is where it is mounted, with odd bytes in octal. Source: proc(5).
-        let place = line.split(|byte| *byte == b' ').nth(4).unwrap_or_default();
-        place.starts_with(tree.as_os_str().as_bytes()) || place.contains(&b'\\')
-    };
-    all.split(|byte| *byte == b'\n')
-        .filter(inside)
-        .collect::<Vec<_>>()
-        .join(&b'\n')
 }
 
 fn random() -> io::Result<String> {

@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::protocol::{Hello, Question, read_frame};
-use super::{SOCKET, WATCH, identity};
+use super::surroundings::identity;
+use super::{SOCKET, WATCH};
 use crate::process::{self, SELF};
 
 /// The hidden verb.
