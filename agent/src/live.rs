@@ -120,12 +120,13 @@ pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<
             continue;
         }
         let at = *asked.get_or_insert_with(|| {
+            let before = clock::now();
             observer.ask(&Question {
                 since: Some(goal.seen.cursor.clone()),
                 wait_ms,
                 ..Question::default()
             });
-            clock::now()
+            before
         });
         match observer.hear(GLANCE) {
             Ok(None) if clock::now().since(at) <= Duration::from_millis(wait_ms) + PATIENCE => {}
