@@ -97,6 +97,16 @@ impl DataDir {
         self.replace(path, &bytes, Durability::SurvivesPowerLoss)
     }
 
+    /// Replaces a JSON file so that after a crash it is the old or the new one, and after the return perhaps still the old one.
+    ///
+    /// # Errors
+    /// As [`Self::write_json`].
+    pub fn write_whole_json<T: Serialize>(&self, path: &Path, value: &T) -> Result<(), AgentError> {
+        let bytes = serde_json::to_vec_pretty(value)
+            .map_err(|error| AgentError::io(format!("encode {}", path.display()), error.into()))?;
+        self.replace(path, &bytes, Durability::OldOrNew)
+    }
+
     /// Replaces a JSON file that may be lost in a power failure, such as progress: as [`Self::write_json`], without waiting for the disk.
     ///
     /// # Errors
@@ -122,7 +132,7 @@ impl DataDir {
                 .open(&temporary)?;
             file.write_all(bytes)?;
             keep_owner(&file, path)?;
-            if durability == Durability::SurvivesPowerLoss {
+            if durability != Durability::SurvivesKill {
                 file.sync_all()?;
             }
             fs::rename(&temporary, path)?;
@@ -216,6 +226,8 @@ impl DataDir {
 pub enum Durability {
     /// The death of the process.
     SurvivesKill,
+    /// The death of the machine leaves the old or the new one.
+    OldOrNew,
     /// The death of the machine.
     SurvivesPowerLoss,
 }

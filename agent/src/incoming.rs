@@ -13,6 +13,7 @@ use crate::recovery_points::{Sharing, discard, make_subvolume, tree_of};
 use crate::ssh::last_words;
 use crate::state::{IncomingFile, PointFile, Touched};
 use crate::tree;
+use crate::watch::protocol::Cursor;
 
 /// Putting one file or directory back; the largest takes its copying time.
 const COPY_LIMIT: Duration = Duration::from_secs(3600);
@@ -41,17 +42,30 @@ pub enum Start {
     Resumed,
 }
 
+/// What the pass will look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Every file: whatever is in the directory is put right.
+    Everything,
+    /// What changed since: everything else must equal the base already.
+    Changes(Cursor),
+}
+
 impl Incoming {
     /// Prepares the directory for a pass on top of `base`. The caller holds the pass lock.
     ///
     /// # Errors
     /// When the disk is full or fails.
-    pub fn prepare(dir: &DataDir, base: Option<&PointFile>) -> Result<Self, AgentError> {
+    pub fn prepare(dir: &DataDir, base: Option<&PointFile>, scope: &Scope) -> Result<Self, AgentError> {
         let base_tree = base.map(|point| tree_of(dir, &point.point.id));
         let sharing = Sharing::choose(dir, base_tree.as_deref());
         let noted = IncomingFile {
             base: base.map(|point| point.point.id.clone()),
             touched: Touched::Yes,
+            changes_since: match scope {
+                Scope::Everything => None,
+                Scope::Changes(since) => Some(since.clone()),
+            },
         };
         let start = match usable(dir, &noted, sharing)? {
             Some(start) => start,
@@ -64,8 +78,12 @@ impl Incoming {
             base: base_tree,
             hard_links: base.is_some_and(|point| point.hard_links),
         };
-        dir.save_incoming_file(&noted)?;
-        if start == Start::Resumed {
+        match sharing {
+            Sharing::Snapshots => dir.save_incoming_file_in_order(&noted)?,
+            Sharing::HardLinks => dir.save_incoming_file(&noted)?,
+        }
+        // A dirty pass never makes two names of one file, so one that broke off left none.
+        if start == Start::Resumed && *scope == Scope::Everything {
             incoming.disarm()?;
         }
         Ok(incoming)
@@ -153,8 +171,14 @@ pub fn give_up(dir: &DataDir) -> Result<(), AgentError> {
 
 fn usable(dir: &DataDir, wanted: &IncomingFile, sharing: Sharing) -> Result<Option<Start>, AgentError> {
     let here = fs::symlink_metadata(dir.incoming()).is_ok_and(|found| found.is_dir());
-    let noted = dir.incoming_file()?.filter(|noted| here && noted.base == wanted.base);
+    let noted = dir
+        .incoming_file_if_whole()
+        .filter(|noted| here && noted.base == wanted.base);
+    let same_changes = noted
+        .as_ref()
+        .is_some_and(|noted| noted.changes_since == wanted.changes_since);
     Ok(match (noted.map(|noted| noted.touched), sharing) {
+        (Some(Touched::Yes), _) if wanted.changes_since.is_some() && !same_changes => None,
         (Some(Touched::Yes), _) => Some(Start::Resumed),
         (Some(Touched::No), Sharing::Snapshots) => Some(Start::Fresh),
         (Some(Touched::No), Sharing::HardLinks) | (None, _) => None,

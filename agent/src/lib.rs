@@ -9,6 +9,7 @@
 
 pub mod bind;
 pub mod call;
+pub mod changes;
 pub mod clock;
 pub mod compare;
 pub mod data_dir;
@@ -18,6 +19,8 @@ pub mod guard;
 pub mod identity;
 pub mod incoming;
 pub mod inventory;
+pub mod live;
+pub mod observer;
 pub mod pass;
 pub mod process;
 pub mod progress;
@@ -38,3 +41,5 @@ pub mod terminal;
 pub mod thin;
 pub mod tree;
 pub mod verify;
+pub mod watch;
+pub mod watching;

@@ -9,10 +9,11 @@ use clap::{Args, Parser, Subcommand};
 use warmspare_agent::data_dir::DataDir;
 use warmspare_agent::error::AgentError;
 use warmspare_agent::terminal::{self, Format};
-use warmspare_agent::{call, download, process, restore, sync};
+use warmspare_agent::watch::relay;
+use warmspare_agent::{call, download, process, restore, sync, watch};
 use warmspare_domain::ids::{Epoch, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
-use warmspare_wire::agent::{Compare, Host, PointChoice, Request, Restore, Sync, Urgency};
+use warmspare_wire::agent::{Compare, Host, Live, PointChoice, Request, Restore, Sync, Urgency};
 
 /// Keeps a GPU's files on a standby: pulls them, keeps recovery points, restores and verifies them.
 #[derive(Parser)]
@@ -87,6 +88,17 @@ enum Verb {
         #[command(flatten)]
         output: Output,
     },
+    /// On a GPU: remembers which paths of a tree change, for the standby that asks. The standby starts it by itself.
+    #[command(name = watch::WATCH)]
+    Watch {
+        /// The tree.
+        tree: PathBuf,
+        /// Start it in the background.
+        #[arg(long)]
+        detach: bool,
+    },
+    #[command(name = relay::RELAY, hide = true)]
+    WatchRelay { tree: PathBuf },
     #[command(name = sync::WORKER, hide = true)]
     PassWorker,
     #[command(name = restore::WORKER, hide = true)]
@@ -126,8 +138,21 @@ struct Target {
 fn main() -> ExitCode {
     let Cli { data, verb } = Cli::parse();
     // Workers change directory; a relative name must keep its meaning.
-    let data = std::path::absolute(&data).unwrap_or(data);
-    run(data, verb)
+    run(absolute(data), verb)
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+fn done(outcome: io::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cannot watch: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn run(data: PathBuf, verb: Verb) -> ExitCode {
@@ -142,6 +167,7 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
                 epoch: terminal::bound_epoch(&data),
                 urgency: if last_gasp { Urgency::LastGasp } else { Urgency::Due },
                 wait_ms: wait.saturating_mul(1000),
+                live: Live::Off,
             });
             terminal::show(&data, &request, output.format()).into()
         }
@@ -184,6 +210,9 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
             let (host, path) = (host.as_ref(), path.as_deref());
             terminal::verify(&data, &which.choice(), host, path, output.format()).into()
         }
+        Verb::Watch { tree, detach: true } => done(relay::detach(&absolute(tree))),
+        Verb::Watch { tree, detach: false } => done(watch::watch(&absolute(tree))),
+        Verb::WatchRelay { tree } => done(relay::relay(&tree)),
         Verb::PassWorker => worker(&data, sync::work),
         Verb::RestoreWorker => worker(&data, restore::work),
         Verb::Tied {

@@ -1,17 +1,23 @@
 //! One pass: look, pull, judge, and only then a recovery point.
 
+mod dirty;
+
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::{Bytes, Timestamp};
-use warmspare_wire::agent::{PassReport, Progress, RecoveryPoint};
+use warmspare_wire::agent::{PassReport, PassScope, Progress, RecoveryPoint};
 
+use crate::changes;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::guard::{self, Deletions, Loss, Tripped};
-use crate::incoming::{self, Incoming, Start};
+use crate::incoming::{self, Incoming, Scope, Start};
+use crate::observer::Told;
 use crate::recovery_points::{self, Sharing};
 use crate::reserve;
 use crate::rsync::{PARTIAL, Transfer, Transferred, Wish};
@@ -19,6 +25,8 @@ use crate::source::{self, Look, Marker, RsyncThere, Tree, Watched};
 use crate::ssh::{Connection, Machine, last_words};
 use crate::state::{self, BindingFile, IncomingFile, PassUnderWay, PointFile, REQUEST_LOCK, Touched};
 use crate::tree;
+use crate::watch::protocol::Changes;
+use crate::watching::{self, Haste, Plan, Seen, Watching, trusted};
 
 /// How many of the files that kept their last good version are named.
 const NAMED: usize = 100;
@@ -27,6 +35,7 @@ const NAMED: usize = 100;
 pub struct Pass<'a> {
     dir: &'a DataDir,
     lock: &'a File,
+    haste: Haste,
     binding: BindingFile,
     machine: Machine,
     base: Option<PointFile>,
@@ -35,10 +44,13 @@ pub struct Pass<'a> {
 
 /// What a pass fetched, counted.
 struct Fetched {
+    scope: PassScope,
     files: u64,
     bytes: Bytes,
     deleted: u64,
     kept: Vec<PathBuf>,
+    missed: u64,
+    told_bytes: u64,
 }
 
 impl<'a> Pass<'a> {
@@ -46,7 +58,7 @@ impl<'a> Pass<'a> {
     ///
     /// # Errors
     /// When nothing is bound, or what is on the disk cannot be read.
-    pub fn new(dir: &'a DataDir, lock: &'a File, number: u64) -> Result<Self, AgentError> {
+    pub fn new(dir: &'a DataDir, lock: &'a File, number: u64, haste: Haste) -> Result<Self, AgentError> {
         let binding = dir.binding()?.ok_or(AgentError::NotBound)?;
         let machine = Machine::new(dir, &binding.bind.source, binding.association(), binding.epoch())?;
         let base = recovery_points::list(dir)?.pop();
@@ -59,6 +71,7 @@ impl<'a> Pass<'a> {
         Ok(Self {
             dir,
             lock,
+            haste,
             binding,
             machine,
             base,
@@ -70,16 +83,17 @@ impl<'a> Pass<'a> {
     ///
     /// # Errors
     /// Why it did not happen. A guard that tripped is [`AgentError::Halted`]; every recovery point is as it was.
-    pub fn run(mut self) -> Result<PassReport, AgentError> {
+    pub fn run(mut self, watching: &mut Watching) -> Result<PassReport, AgentError> {
         reserve::take(self.dir)?;
         self.dir.note_pass(&self.under_way)?;
         let connection = self.machine.connect()?;
-        let outcome = match (self.attempt(), connection) {
+        let outcome = match (self.attempt(watching), connection) {
             // The kept connection may have died with the GPU's last life: once more over a fresh one.
             (Err(AgentError::Unreachable { .. }), Connection::Kept) => {
+                watching.hang_up();
                 self.machine.disconnect();
                 self.machine.connect()?;
-                self.attempt()
+                self.attempt(watching)
             }
             (outcome, _) => outcome,
         };
@@ -95,61 +109,108 @@ impl<'a> Pass<'a> {
         outcome
     }
 
-    fn attempt(&mut self) -> Result<PassReport, AgentError> {
+    fn attempt(&mut self, watching: &mut Watching) -> Result<PassReport, AgentError> {
+        let base = self.base.as_ref();
+        let told = watching.ask(self.dir, &self.machine, &self.binding, base, self.haste)?;
+        let file = self.dir.watch_file();
+        let seen = trusted(&file, &self.binding, base).cloned();
+        match self.plan(seen.as_ref(), told.as_ref())? {
+            (Plan::Nothing, Some(told), Some(seen)) => self.nothing(&told, &seen),
+            (Plan::Changes, Some(told), Some(seen)) => self.changes(watching, told, &seen),
+            (_, told, seen) => self.everything(watching, told, seen),
+        }
+    }
+
+    fn everything(
+        &mut self,
+        watching: &mut Watching,
+        told: Option<Told>,
+        seen: Option<Seen>,
+    ) -> Result<PassReport, AgentError> {
         // The first look goes on while rsync starts: what it finds decides before anything is kept, and starting a shell
         // on the GPU may take as long as a small pass.
         let mut source = Watched::open(&self.machine, &self.binding.bind.source_path)?;
-        let incoming = Incoming::prepare(self.dir, self.base.as_ref())?;
-        let pulled = self.pull(&incoming, &mut source);
+        let incoming = Incoming::prepare(self.dir, self.base.as_ref(), &Scope::Everything)?;
+        let compared = told
+            .as_ref()
+            .filter(|told| seen.is_some() && told.reply.changes == Changes::Complete);
+        let transfer = self.transfer(&incoming);
+        let transfer = if compared.is_some() {
+            transfer.naming()
+        } else {
+            transfer
+        };
+        let pulled = self.pull(&transfer, |pass| {
+            let look = source.glance()?;
+            look.map_or(Ok(()), |look| pass.check(look))
+        });
         let before = source.before()?.clone();
         self.check(&before)?;
         if before.rsync == RsyncThere::Missing {
             return Err(source::no_rsync(&self.machine));
         }
-        let transferred = match (pulled, source.after()) {
-            (Ok(done), Ok(after)) => {
-                self.check(&after)?;
-                done
-            }
-            // The GPU stopped right after it had given everything: a complete pass, over one and the same connection.
-            (Ok(done), Err(AgentError::Unreachable { .. })) if done.kept.is_empty() => done,
-            (Ok(_), Err(error)) => return Err(error),
-            (Err(error), Ok(after)) => {
-                self.check(&after)?;
-                return Err(error);
-            }
-            (Err(error), Err(_)) => return Err(error),
-        };
-        let fetched = self.settle(&incoming, &transferred, &before)?;
+        let transferred = self.hold(pulled, || source.after())?;
+        let mut fetched = self.settle(&incoming, &transferred, &before)?;
+        if let Some(told) = compared {
+            fetched.missed = missed_by(watching, told, &transferred);
+        }
         self.judge(&fetched)?;
-        self.conclude(&incoming, &transferred, &fetched)
+        let report = self.conclude(&incoming, &transferred, &fetched)?;
+        let now_seen = told.and_then(|told| told.reply.cursor).map(|cursor| Seen {
+            cursor,
+            point: report.point.clone(),
+            revision: self.binding.revision,
+            full_at: report.started_at,
+        });
+        watching::remember(self.dir, now_seen)?;
+        Ok(report)
     }
 
-    fn pull(&mut self, incoming: &Incoming, source: &mut Watched) -> Result<Transferred, AgentError> {
+    /// What was pulled, if the tree was ours to the end.
+    fn hold(
+        &self,
+        pulled: Result<Transferred, AgentError>,
+        after: impl FnOnce() -> Result<Look, AgentError>,
+    ) -> Result<Transferred, AgentError> {
+        match (pulled, after()) {
+            (Ok(done), Ok(after)) => {
+                self.check(&after)?;
+                Ok(done)
+            }
+            // The GPU stopped right after it had given everything: a complete pass, over one and the same connection.
+            (Ok(done), Err(AgentError::Unreachable { .. })) if done.kept.is_empty() => Ok(done),
+            (Ok(_), Err(error)) => Err(error),
+            (Err(error), Ok(after)) => {
+                self.check(&after)?;
+                Err(error)
+            }
+            (Err(error), Err(_)) => Err(error),
+        }
+    }
+
+    fn pull(
+        &self,
+        transfer: &Transfer,
+        mut glance: impl FnMut(&Self) -> Result<(), AgentError>,
+    ) -> Result<Transferred, AgentError> {
         let mut under_way = self.under_way.clone();
-        self.transfer(incoming)
-            .run(self.dir, &self.machine, self.lock, |progress| {
-                if let Some(progress) = progress {
-                    under_way.progress = progress;
-                    let _ = self.dir.note_pass(&under_way);
-                }
-                match source.glance() {
-                    Ok(Some(look)) if self.check(look).is_err() => Wish::Stop("a guard objects"),
-                    // Where the connection broke rsync notices by itself, and keeps what it has.
-                    Ok(_) | Err(_) => still_bound(self.dir, self.binding.revision),
-                }
-            })
+        transfer.run(self.dir, &self.machine, self.lock, |progress| {
+            if let Some(progress) = progress {
+                under_way.progress = progress;
+                let _ = self.dir.note_pass(&under_way);
+            }
+            match glance(self) {
+                Err(AgentError::Halted { .. }) => Wish::Stop("a guard objects"),
+                // Where the connection broke rsync notices by itself, and keeps what it has.
+                Ok(()) | Err(_) => still_bound(self.dir, self.binding.revision),
+            }
+        })
     }
 
     fn transfer(&self, incoming: &Incoming) -> Transfer {
         let bind = &self.binding.bind;
-        let transfer =
-            Transfer::pull(&self.machine, &bind.source_path, &bind.excludes, &incoming.path).with("--delete");
-        let transfer = if incoming.may_write_in_place() {
-            transfer.with("--inplace")
-        } else {
-            transfer.with(format!("--partial-dir={PARTIAL}"))
-        };
+        let transfer = Transfer::pull(&self.machine, &bind.source_path, &bind.excludes, &incoming.path);
+        let transfer = write_as(incoming, transfer);
         match (&incoming.base, incoming.sharing) {
             (Some(base), Sharing::HardLinks) => {
                 let mut option = std::ffi::OsString::from("--link-dest=");
@@ -163,12 +224,16 @@ impl<'a> Pass<'a> {
     }
 
     fn check(&self, look: &Look) -> Result<(), AgentError> {
+        self.check_tree(&look.tree)
+    }
+
+    fn check_tree(&self, tree: &Tree) -> Result<(), AgentError> {
         let ours = Marker {
             schema: source::SCHEMA,
             association: self.binding.association(),
             epoch: self.binding.epoch(),
         };
-        guard::check_tree(&look.tree, ours, self.base_files()).map_err(halted)
+        guard::check_tree(tree, ours, self.base_files()).map_err(halted)
     }
 
     fn base_files(&self) -> u64 {
@@ -185,10 +250,10 @@ impl<'a> Pass<'a> {
                 files: totals.files,
                 bytes: totals.bytes,
                 deleted: expected.saturating_sub(totals.files),
-                kept: Vec::new(),
+                ..Fetched::of(PassScope::Everything)
             });
         }
-        let kept = self.keep_back(incoming, done, before)?;
+        let kept = self.keep_back(incoming, done, &before.tree)?;
         tree::clear_partials(&incoming.path).map_err(io)?;
         let census = tree::census(&incoming.path).map_err(io)?;
         let deleted = match &incoming.base {
@@ -200,13 +265,14 @@ impl<'a> Pass<'a> {
             bytes: census.bytes,
             deleted,
             kept,
+            ..Fetched::of(PassScope::Everything)
         })
     }
 
-    fn keep_back(&self, incoming: &Incoming, done: &Transferred, before: &Look) -> Result<Vec<PathBuf>, AgentError> {
+    fn keep_back(&self, incoming: &Incoming, done: &Transferred, tree: &Tree) -> Result<Vec<PathBuf>, AgentError> {
         let written = self.binding.bind.source_path.as_bytes();
         let mut roots = vec![written];
-        if let Tree::Directory { path, .. } = &before.tree {
+        if let Tree::Directory { path, .. } = tree {
             roots.push(path);
         }
         let mut kept = Vec::new();
@@ -261,7 +327,7 @@ impl<'a> Pass<'a> {
             bytes: fetched.bytes,
             changed_files: done.tally.changed_files,
             deleted_files: fetched.deleted,
-            wire_bytes: done.tally.totals.unwrap_or_default().wire_bytes,
+            wire_bytes: Bytes(done.tally.totals.unwrap_or_default().wire_bytes.0 + fetched.told_bytes),
             kept_back: fetched
                 .kept
                 .iter()
@@ -269,14 +335,14 @@ impl<'a> Pass<'a> {
                 .map(|name| name.to_string_lossy().into_owned())
                 .collect(),
             point: RecoveryPointId::at(self.under_way.started_at),
+            scope: fetched.scope,
+            missed: fetched.missed,
         }
     }
 
     fn confirm(&self, incoming: &Incoming, base: &PointFile, report: PassReport) -> Result<PassReport, AgentError> {
         let _decision = self.decide()?;
-        let mut confirmed = base.clone();
-        confirmed.point.confirmed_at = self.under_way.started_at;
-        recovery_points::confirm(self.dir, &confirmed)?;
+        self.confirm_base(base)?;
         self.leave_untouched(incoming, base.point.id.clone())?;
         Ok(PassReport {
             point: base.point.id.clone(),
@@ -284,10 +350,19 @@ impl<'a> Pass<'a> {
         })
     }
 
+    fn confirm_base(&self, base: &PointFile) -> Result<(), AgentError> {
+        let mut confirmed = base.clone();
+        confirmed.point.confirmed_at = self.under_way.started_at;
+        recovery_points::confirm(self.dir, &confirmed)
+    }
+
     fn promote(&self, incoming: &Incoming, done: &Transferred, report: PassReport) -> Result<PassReport, AgentError> {
-        let io = |error: std::io::Error| AgentError::io("make the pass durable", error);
-        let disk = File::open(self.dir.root()).map_err(io)?;
-        rustix::fs::syncfs(&disk).map_err(|error| io(error.into()))?;
+        // A btrfs snapshot is made by a commit, which writes out everything before it. Source: Linux 6.1, create_snapshot().
+        if incoming.sharing == Sharing::HardLinks {
+            let io = |error: std::io::Error| AgentError::io("make the pass durable", error);
+            let disk = File::open(self.dir.root()).map_err(io)?;
+            rustix::fs::syncfs(&disk).map_err(|error| io(error.into()))?;
+        }
         let point = PointFile {
             schema: state::SCHEMA,
             point: RecoveryPoint {
@@ -318,13 +393,56 @@ impl<'a> Pass<'a> {
 
     fn leave_untouched(&self, incoming: &Incoming, equals: RecoveryPointId) -> Result<(), AgentError> {
         match incoming.sharing {
-            Sharing::Snapshots => self.dir.save_incoming_file(&IncomingFile {
+            Sharing::Snapshots => self.dir.save_incoming_file_in_order(&IncomingFile {
                 base: Some(equals),
                 touched: Touched::No,
+                changes_since: None,
             }),
             Sharing::HardLinks => incoming::give_up(self.dir),
         }
     }
+}
+
+impl Fetched {
+    fn of(scope: PassScope) -> Self {
+        Self {
+            scope,
+            files: 0,
+            bytes: Bytes(0),
+            deleted: 0,
+            kept: Vec::new(),
+            missed: 0,
+            told_bytes: 0,
+        }
+    }
+}
+
+fn write_as(incoming: &Incoming, transfer: Transfer) -> Transfer {
+    if incoming.may_write_in_place() {
+        transfer.with("--inplace")
+    } else {
+        transfer.with(format!("--partial-dir={PARTIAL}"))
+    }
+}
+
+/// What a full scan found that the watcher told neither before it nor while it ran.
+fn missed_by(watching: &mut Watching, told: &Told, done: &Transferred) -> u64 {
+    // The old cursor goes with this question. Until the pass is complete only a full scan can follow, which needs none.
+    let Some(Ok(later)) = watching.again(told.reply.cursor.clone()) else {
+        return 0;
+    };
+    if later.reply.changes != Changes::Complete {
+        return 0;
+    }
+    let all = told.paths.iter().chain(&later.paths).cloned().collect();
+    let path = |name: &Vec<u8>| PathBuf::from(OsStr::from_bytes(name));
+    let found: Vec<_> = done
+        .tally
+        .named
+        .iter()
+        .map(|(name, seen)| (path(name), *seen))
+        .collect();
+    changes::missed(&found, &all)
 }
 
 fn still_bound(dir: &DataDir, revision: u64) -> Wish {

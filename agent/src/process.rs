@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -125,9 +125,10 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>
 /// What a program prints, as it comes.
 #[must_use]
 pub fn stream(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
-    let (sender, receiver) = channel();
+    // Bounded: a hostile machine that talks while nobody listens must wait.
+    let (sender, receiver) = sync_channel(64);
     thread::spawn(move || {
-        let mut chunk = [0; 4096];
+        let mut chunk = [0; 1 << 14];
         let Some(mut pipe) = pipe else {
             return;
         };

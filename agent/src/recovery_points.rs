@@ -90,7 +90,12 @@ pub fn tree_of(dir: &DataDir, id: &RecoveryPointId) -> PathBuf {
 /// When the disk is full or fails: then there is no such recovery point, and `incoming/` is still there.
 pub fn promote(dir: &DataDir, point: &PointFile, sharing: Sharing) -> Result<(), AgentError> {
     let id = &point.point.id;
-    dir.write_json(&file_of(dir, id), point)?;
+    let file = file_of(dir, id);
+    match sharing {
+        // The commit that makes the snapshot makes the file's name durable, too. Source: Linux 6.1, create_snapshot().
+        Sharing::Snapshots => dir.write_whole_json(&file, point)?,
+        Sharing::HardLinks => dir.write_json(&file, point)?,
+    }
     let (from, to) = (dir.incoming(), tree_of(dir, id));
     let placed = match sharing {
         Sharing::Snapshots => btrfs(&["subvolume", "snapshot", "-r"], &[&from, &to]),
@@ -99,8 +104,11 @@ pub fn promote(dir: &DataDir, point: &PointFile, sharing: Sharing) -> Result<(),
         }
     };
     if let Err(error) = placed {
-        let _ = fs::remove_file(file_of(dir, id));
+        let _ = fs::remove_file(file);
         return Err(error);
+    }
+    if sharing == Sharing::Snapshots {
+        return Ok(());
     }
     let durable = fs::File::open(dir.points()).and_then(|points| points.sync_all());
     durable.map_err(|error| AgentError::io("make the recovery point durable", error))
@@ -111,7 +119,7 @@ pub fn promote(dir: &DataDir, point: &PointFile, sharing: Sharing) -> Result<(),
 /// # Errors
 /// When the disk is full or fails.
 pub fn confirm(dir: &DataDir, point: &PointFile) -> Result<(), AgentError> {
-    dir.write_json(&file_of(dir, &point.point.id), point)
+    dir.write_whole_json(&file_of(dir, &point.point.id), point)
 }
 
 /// Moves the recovery points that thinning chooses out of the way. [`empty_trash`] removes them.
@@ -179,12 +187,15 @@ pub fn discard(dir: &DataDir, path: &Path) -> Result<(), AgentError> {
 
 /// Removes for good what was moved out of the way. Several processes may do this at once.
 pub fn empty_trash(dir: &DataDir) {
-    for entry in fs::read_dir(dir.trash()).into_iter().flatten().flatten() {
-        let path = entry.path();
-        // Committed, because btrfs gives the space back only then: a full disk would stay full for half a minute.
-        if is_subvolume(&path) && btrfs(&["subvolume", "delete", "--commit-after"], &[&path]).is_ok() {
-            continue;
-        }
+    let gone: Vec<_> = fs::read_dir(dir.trash()).into_iter().flatten().flatten().collect();
+    let (snapshots, others): (Vec<PathBuf>, Vec<PathBuf>) =
+        gone.iter().map(fs::DirEntry::path).partition(|path| is_subvolume(path));
+    if !snapshots.is_empty() {
+        // Committed, because btrfs gives the space back only then: a full disk would stay full for half a minute. Once for all.
+        let paths: Vec<&Path> = snapshots.iter().map(PathBuf::as_path).collect();
+        let _ = btrfs(&["subvolume", "delete", "--commit-after"], &paths);
+    }
+    for path in others.into_iter().chain(snapshots) {
         if let Err(error) = tree::remove(&path) {
             process::log(&format!(
                 "cannot remove {}: {error}; the next pass tries again",

@@ -76,19 +76,42 @@ impl Transfer {
     /// Pulls the tree at `source_path` on the machine into a local directory, which then equals it.
     #[must_use]
     pub fn pull(machine: &Machine, source_path: &str, excludes: &[String], into: &Path) -> Self {
+        let mut transfer = Self::from_a_gpu(machine, excludes);
+        transfer.push("--delete");
+        transfer.push("--delete-excluded");
+        // The beginnings of broken-off files are excluded too, and needed.
+        transfer.push(format!("--filter=P {PARTIAL}/"));
+        transfer.ends(remote(machine, source_path), with_slash(into))
+    }
+
+    /// Pulls the listed paths, deletions included, into a local directory that equals the tree in all others. `list` is a file of
+    /// paths that end in zero bytes; a directory in it means its attributes.
+    #[must_use]
+    pub fn pull_listed(machine: &Machine, source_path: &str, excludes: &[String], list: &Path, into: &Path) -> Self {
+        let mut transfer = Self::from_a_gpu(machine, excludes);
+        transfer.push("--no-recursive");
+        transfer.push("--dirs");
+        transfer.push("--from0");
+        let mut option = OsString::from("--files-from=");
+        option.push(list);
+        transfer.push(option);
+        transfer.push("--delete-missing-args");
+        // A directory that became something else goes with everything in it.
+        transfer.push("--force");
+        transfer.ends(remote(machine, source_path), with_slash(into))
+    }
+
+    fn from_a_gpu(machine: &Machine, excludes: &[String]) -> Self {
         let mut transfer = Self::over(machine);
         transfer.push("--out-format=%i");
         // A GPU that hangs must not hold the single flight for ever; checksumming never takes place in a pass.
         transfer.push("--timeout=300");
-        transfer.push("--delete-excluded");
-        // The beginnings of broken-off files are excluded too, and needed.
-        transfer.push(format!("--filter=P {PARTIAL}/"));
         // A file that cannot be read is put back from the newest recovery point; it must not keep deleted files alive.
         transfer.push("--ignore-errors");
         for pattern in excludes {
             transfer.push(format!("--exclude={pattern}"));
         }
-        transfer.ends(remote(machine, source_path), with_slash(into))
+        transfer
     }
 
     /// Pushes a local tree to a directory on the machine. Nothing there is deleted.
@@ -136,6 +159,15 @@ impl Transfer {
         transfer.push("--checksum");
         transfer.push("--omit-dir-times");
         transfer
+    }
+
+    /// Names what it changes.
+    #[must_use]
+    pub fn naming(mut self) -> Self {
+        // The last one counts.
+        let end = self.arguments.len().saturating_sub(3);
+        self.arguments.insert(end, "--out-format=%i %n".into());
+        self
     }
 
     /// With one more option.

@@ -3,6 +3,11 @@
 use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::Progress;
 
+use crate::changes::Seen;
+
+/// More changed names than this are not kept.
+pub const MOST_NAMED: usize = 200_000;
+
 /// What a transfer changed, from rsync's itemized lines and its closing statistics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -16,6 +21,9 @@ pub struct Tally {
     pub hard_links: bool,
     /// The first itemized lines, for a person.
     pub first: Vec<String>,
+    /// What was changed, by name, where rsync was told to print names; attributes of directories are left out. At most
+    /// [`MOST_NAMED`].
+    pub named: Vec<(Vec<u8>, Seen)>,
     /// The closing statistics; `None` when rsync did not get that far.
     pub totals: Option<Totals>,
 }
@@ -45,11 +53,12 @@ pub enum Line {
 impl Tally {
     /// Takes in one line of standard output.
     pub fn read(&mut self, line: &str) -> Line {
-        let line = line.trim_end();
-        if let Some(item) = Item::read(line) {
-            self.count(item, line);
+        if let Some(item) = Item::read(line.trim_end()) {
+            self.name(&item, line);
+            self.count(item, line.trim_end());
             return Line::Change;
         }
+        let line = line.trim_end();
         if let Some(progress) = read_progress(line) {
             return Line::Progress(progress);
         }
@@ -68,7 +77,19 @@ impl Tally {
                 self.created_files += u64::from(created);
                 self.hard_links |= linked;
             }
-            Item::Other => {}
+            Item::Deleted | Item::Attributes | Item::Other => {}
+        }
+    }
+
+    fn name(&mut self, item: &Item, line: &str) {
+        let seen = match item {
+            Item::Deleted => Seen::Deleted,
+            Item::Attributes => return,
+            Item::File { .. } | Item::Other => Seen::Changed,
+        };
+        let name = line.get(12..).unwrap_or_default().trim_end_matches(['\r', '\n', '/']);
+        if !name.is_empty() && self.named.len() < MOST_NAMED {
+            self.named.push((unescape(name), seen));
         }
     }
 
@@ -93,7 +114,13 @@ impl Tally {
 }
 
 enum Item {
-    File { created: bool, linked: bool },
+    File {
+        created: bool,
+        linked: bool,
+    },
+    Deleted,
+    /// Of a directory that was there before.
+    Attributes,
     Other,
 }
 
@@ -101,7 +128,7 @@ impl Item {
     // Eleven characters `YXcstpoguax`, then perhaps a name. Source: rsync(1), --itemize-changes.
     fn read(line: &str) -> Option<Self> {
         if line.starts_with("*deleting") {
-            return Some(Self::Other);
+            return Some(Self::Deleted);
         }
         let code = line.as_bytes().get(..11)?;
         let (update, kind) = (code[0], code[1]);
@@ -117,6 +144,8 @@ impl Item {
                 created: code[2] == b'+',
                 linked: update == b'h',
             }
+        } else if kind == b'd' && code[2] != b'+' {
+            Self::Attributes
         } else {
             Self::Other
         })
@@ -283,6 +312,39 @@ mod tests {
         assert_eq!(
             (totals.files, totals.bytes, totals.wire_bytes),
             (5, Bytes(1234), Bytes(569))
+        );
+    }
+
+    #[test]
+    fn names_are_read_as_rsync_prints_them() {
+        let mut tally = Tally::default();
+        for line in [
+            ">f+++++++++ a b ",
+            r">f.st...... line\#012break\#377",
+            "*deleting   d/x",
+            "*deleting   d/",
+            ".d..t...... d2/",
+            "cd+++++++++ new/",
+            "cL+++++++++ link",
+        ] {
+            tally.read(line);
+        }
+        let names: Vec<_> = tally
+            .named
+            .iter()
+            .map(|(name, seen)| (name.as_slice(), *seen))
+            .collect();
+        let (changed, deleted) = (Seen::Changed, Seen::Deleted);
+        assert_eq!(
+            names,
+            [
+                (&b"a b "[..], changed),
+                (b"line\nbreak\xff", changed),
+                (b"d/x", deleted),
+                (b"d", deleted),
+                (b"new", changed),
+                (b"link", changed)
+            ]
         );
     }
 

@@ -68,6 +68,32 @@ impl Session {
         }
     }
 
+    /// The next answer that `take` finds at the beginning of what was heard; `None` when it is not complete within `patience`.
+    ///
+    /// # Errors
+    /// As [`Self::answer`]; also what `take` refuses.
+    pub fn next<T>(
+        &mut self,
+        patience: Duration,
+        longest: usize,
+        mut take: impl FnMut(&mut Vec<u8>) -> Result<Option<T>, AgentError>,
+    ) -> Result<Option<T>, AgentError> {
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(taken) = take(&mut self.heard)? {
+                return Ok(Some(taken));
+            }
+            match self
+                .output
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
+                Ok(chunk) if self.heard.len() < longest => self.heard.extend(chunk),
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => return Err(self.failure()),
+            }
+        }
+    }
+
     fn failure(&mut self) -> AgentError {
         process::stop(&mut self.child);
         while let Ok(chunk) = self.complaints.recv_timeout(Duration::from_millis(200)) {

@@ -27,7 +27,8 @@ pub struct Marker {
 }
 
 /// The synced path on the GPU, as it was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Tree {
     /// There is nothing at the path.
     Gone,
@@ -47,7 +48,8 @@ pub enum Tree {
 }
 
 /// Whether a tree holds anything besides our marker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Content {
     /// Nothing.
     Empty,
@@ -56,7 +58,8 @@ pub enum Content {
 }
 
 /// The marker, as it was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MarkerFound {
     /// There is none.
     Missing,
@@ -304,7 +307,9 @@ fn read_look(output: &[u8]) -> Option<Look> {
     Some(Look { tree, rsync })
 }
 
-fn read_marker(bytes: &[u8]) -> MarkerFound {
+/// Understands the marker file.
+#[must_use]
+pub fn read_marker(bytes: &[u8]) -> MarkerFound {
     match serde_json::from_slice::<Marker>(bytes) {
         Ok(marker) if marker.schema <= SCHEMA => MarkerFound::Is(marker),
         Ok(_) | Err(_) => MarkerFound::Unreadable,

@@ -7,6 +7,7 @@ use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress,
 
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
+use crate::watch::protocol::Cursor;
 
 /// The version of every file in this module.
 pub const SCHEMA: u32 = 1;
@@ -66,6 +67,9 @@ pub struct State {
 pub struct Wanted {
     /// The number of the last request.
     pub number: u64,
+    /// The number of the last request for a last-gasp pass.
+    #[serde(default)]
+    pub last_gasp: u64,
 }
 
 /// `pass.json`: the pass under way. It is there for as long as the pass, so one without a worker tells of a kill.
@@ -101,6 +105,9 @@ pub struct IncomingFile {
     pub base: Option<RecoveryPointId>,
     /// Whether rsync may have written into it since.
     pub touched: Touched,
+    /// The cursor of the dirty pass that touched it: then it differs from its base in nothing that changed before.
+    #[serde(default)]
+    pub changes_since: Option<Cursor>,
 }
 
 /// Whether `incoming/` still equals its base.
@@ -246,6 +253,37 @@ impl DataDir {
     /// Notes that no pass is under way any more.
     pub fn forget_pass(&self) {
         let _ = std::fs::remove_file(self.file("pass.json"));
+    }
+
+    /// Stores what passes came to, where losing the last one costs a pass and no more.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; the old one stays.
+    pub fn save_state_lightly(&self, value: &State) -> Result<(), AgentError> {
+        self.write_whole_json(&self.file("state.json"), value)
+    }
+
+    /// Stores a request that its caller will repeat.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; the old one stays.
+    pub fn save_wanted_lightly(&self, value: &Wanted) -> Result<(), AgentError> {
+        self.write_whole_json(&self.file("wanted.json"), value)
+    }
+
+    /// What `incoming/` was made from; one that a power failure tore stands for nothing.
+    #[must_use]
+    pub fn incoming_file_if_whole(&self) -> Option<IncomingFile> {
+        self.incoming_file().ok().flatten()
+    }
+
+    /// Stores what `incoming/` was made from, on btrfs: what is written into `incoming/` afterwards reaches the disk in the same
+    /// commit or in a later one, never before it.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; the old one stays.
+    pub fn save_incoming_file_in_order(&self, value: &IncomingFile) -> Result<(), AgentError> {
+        self.write_passing_json(&self.file("incoming.json"), value)
     }
 
     /// How far the restore is.

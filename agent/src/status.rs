@@ -10,7 +10,7 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::recovery_points;
 use crate::state::{PASS_LOCK, PointFile, State};
-use crate::{restore, sync, tree};
+use crate::{live, restore, sync, tree};
 
 /// How the standby stands, for the control plane and for people. Changes nothing.
 ///
@@ -29,11 +29,13 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
         binding: binding(dir)?,
         points: summary(dir, &points, &pass),
         pass,
-        last_complete: last_complete(&state, &points),
+        last_complete: last_complete(&state, &points).map(|report| live::with_confirmation(dir, report)),
         last_failure,
         halt: state.halt,
         restore: restoring(dir)?,
         disk: disk(dir)?,
+        watcher: dir.watch_file().watcher,
+        live_until: live::leased_until(dir),
     })
 }
 

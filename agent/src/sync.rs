@@ -3,6 +3,7 @@
 //! Every request has a number, stored before anybody acts on it. A pass serves its own number and all before, so "a pass that
 //! started before the request is not enough" is a comparison of two numbers, and a kill forgets nothing.
 
+use std::fs::File;
 use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,11 +13,13 @@ use warmspare_wire::agent::{Halt, PassFailure, PassFailureKind, PassReport, Sync
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
+use crate::live::{self, Woken};
 use crate::pass::Pass;
 use crate::process;
 use crate::recovery_points;
 use crate::reserve;
 use crate::state::{PASS_LOCK, PassUnderWay, REQUEST_LOCK, State, Wanted};
+use crate::watching::{Haste, Watching};
 
 /// The hidden verb of the worker.
 pub const WORKER: &str = "pass-worker";
@@ -50,6 +53,7 @@ pub fn request(dir: &DataDir, sync: &Sync) -> Result<(), AgentError> {
     if dir.state()?.halt.is_some() {
         return Ok(());
     }
+    live::renew(dir, sync)?;
     let number = number_for(dir, sync)?;
     see_through(dir, number, until)
 }
@@ -65,7 +69,16 @@ fn number_for(dir: &DataDir, sync: &Sync) -> Result<u64, AgentError> {
         (Urgency::Due, Some(_) | None) | (Urgency::LastGasp, _) => {}
     }
     let number = wanted.number.max(finished) + 1;
-    dir.save_wanted(&Wanted { number })?;
+    let last_gasp = match sync.urgency {
+        Urgency::LastGasp => number,
+        Urgency::Due => wanted.last_gasp,
+    };
+    let wanted = Wanted { number, last_gasp };
+    match sync.urgency {
+        // Counted as asked for from now on, whatever happens.
+        Urgency::LastGasp => dir.save_wanted(&wanted)?,
+        Urgency::Due => dir.save_wanted_lightly(&wanted)?,
+    }
     Ok(number)
 }
 
@@ -90,7 +103,7 @@ fn see_through(dir: &DataDir, number: u64, until: Instant) -> Result<(), AgentEr
     }
 }
 
-/// The worker: runs passes until none is wanted.
+/// The worker: runs passes until none is wanted, and under a lease also those that nobody asked for.
 ///
 /// # Errors
 /// When the disk fails so that not even a failure can be noted.
@@ -102,28 +115,105 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
     dir.remove_torn_writes();
     note_killed_pass(dir)?;
     recovery_points::clear_leftovers(dir)?;
+    let mut watching = Watching::default();
     loop {
-        let decision = dir.lock_briefly(REQUEST_LOCK)?;
-        let wanted = dir.wanted()?.unwrap_or_default().number;
-        let state = dir.state()?;
-        if wanted <= state.finished || state.halt.is_some() {
-            update(dir, |state| state.finished = state.finished.max(wanted))?;
-            // Released together: whoever asks next either was seen here or finds the lock free.
-            drop(lock);
-            drop(decision);
-            break;
-        }
-        drop(decision);
-        let revision = dir.binding()?.map(|binding| binding.revision);
-        let outcome = Pass::new(dir, &lock, wanted).and_then(Pass::run);
-        note(dir, wanted, revision, outcome)?;
-        dir.forget_pass();
-        if let Err(error) = recovery_points::thin_out(dir, clock::now()) {
-            process::log(&error.message());
+        match next(dir)? {
+            Next::Pass(number, haste) => {
+                let started = Instant::now();
+                if pass(dir, &lock, &mut watching, number, haste)? == Ended::Complete {
+                    stay(dir, &lock, &mut watching, started)?;
+                }
+            }
+            Next::Rest(decision) => {
+                // Released together: whoever asks next either was seen here or finds the lock free.
+                drop(lock);
+                drop(decision);
+                break;
+            }
         }
     }
     recovery_points::empty_trash(dir);
     Ok(())
+}
+
+enum Next {
+    Pass(u64, Haste),
+    Rest(File),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Complete,
+    Failed,
+}
+
+fn next(dir: &DataDir) -> Result<Next, AgentError> {
+    let decision = dir.lock_briefly(REQUEST_LOCK)?;
+    let wanted = dir.wanted()?.unwrap_or_default();
+    let state = dir.state()?;
+    if wanted.number <= state.finished || state.halt.is_some() {
+        update(dir, |state| state.finished = state.finished.max(wanted.number))?;
+        return Ok(Next::Rest(decision));
+    }
+    let haste = if wanted.last_gasp > state.finished {
+        Haste::LastGasp
+    } else {
+        Haste::Calm
+    };
+    Ok(Next::Pass(wanted.number, haste))
+}
+
+fn pass(dir: &DataDir, lock: &File, watching: &mut Watching, number: u64, haste: Haste) -> Result<Ended, AgentError> {
+    let ended = run(dir, lock, watching, number, haste)?;
+    if let Err(error) = recovery_points::thin_out(dir, clock::now()) {
+        process::log(&error.message());
+    }
+    Ok(ended)
+}
+
+fn run(dir: &DataDir, lock: &File, watching: &mut Watching, number: u64, haste: Haste) -> Result<Ended, AgentError> {
+    let revision = dir.binding()?.map(|binding| binding.revision);
+    let outcome = Pass::new(dir, lock, number, haste).and_then(|pass| pass.run(watching));
+    let ended = if outcome.is_ok() {
+        Ended::Complete
+    } else {
+        Ended::Failed
+    };
+    note(dir, number, revision, outcome)?;
+    dir.forget_pass();
+    Ok(ended)
+}
+
+/// Goes on by itself for as long as the lease lasts, nobody asks for a pass, and passes complete. Points are thinned out by the
+/// passes that were asked for.
+fn stay(dir: &DataDir, lock: &File, watching: &mut Watching, mut started: Instant) -> Result<(), AgentError> {
+    if live::leased_until(dir).is_none() {
+        return Ok(());
+    }
+    recovery_points::empty_trash(dir);
+    while live::wait(dir, watching, started)? == Woken::ByChange {
+        let Some(number) = number_of_our_own(dir)? else {
+            break;
+        };
+        started = Instant::now();
+        if run(dir, lock, watching, number, Haste::Calm)? == Ended::Failed {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A number for a pass that nobody asked for; none when somebody just did.
+fn number_of_our_own(dir: &DataDir) -> Result<Option<u64>, AgentError> {
+    let _decision = dir.lock_briefly(REQUEST_LOCK)?;
+    let wanted = dir.wanted()?.unwrap_or_default();
+    let finished = dir.state()?.finished;
+    if wanted.number > finished {
+        return Ok(None);
+    }
+    let number = finished + 1;
+    dir.save_wanted_lightly(&Wanted { number, ..wanted })?;
+    Ok(Some(number))
 }
 
 /// The pass whose worker was killed, if that is what is left of it.
@@ -164,12 +254,19 @@ fn note(
         Ok(report) => report,
         Err(error) => return note_failure(dir, number, revision, error),
     };
-    update(dir, |state| {
+    // A person's leave for deletions is for one pass: that it was used must not be forgotten.
+    let lightly = !dir.state()?.deletions_accepted;
+    let change = |state: &mut State| {
         state.finished = number;
         state.last_complete = Some(report);
         state.last_failure = None;
         state.deletions_accepted = false;
-    })
+    };
+    if lightly {
+        update_with(dir, change, DataDir::save_state_lightly)
+    } else {
+        update(dir, change)
+    }
 }
 
 fn note_failure(dir: &DataDir, number: u64, revision: Option<u64>, error: AgentError) -> Result<(), AgentError> {
@@ -216,8 +313,17 @@ fn in_a_row(state: &State) -> u32 {
 /// # Errors
 /// When the disk is full or fails: nothing is changed.
 pub fn update(dir: &DataDir, change: impl FnOnce(&mut State)) -> Result<(), AgentError> {
+    update_with(dir, change, DataDir::save_state)
+}
+
+fn update_with(
+    dir: &DataDir,
+    change: impl FnOnce(&mut State),
+    save: fn(&DataDir, &State) -> Result<(), AgentError>,
+) -> Result<(), AgentError> {
     let _turn = dir.lock_briefly("state.lock")?;
     let mut state = dir.state()?;
+    let before = state.clone();
     change(&mut state);
-    dir.save_state(&state)
+    if state == before { Ok(()) } else { save(dir, &state) }
 }

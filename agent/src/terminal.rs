@@ -5,8 +5,8 @@ use std::path::Path;
 use warmspare_domain::ids::Epoch;
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{
-    Answer, Binding, Host, Outcome, PassActivity, PointChoice, RecoveryPoint, RecoveryPoint as Point, RefusalKind,
-    Request, RestoreActivity, Status,
+    Answer, Binding, Host, Outcome, PassActivity, PassScope, PointChoice, RecoveryPoint, RecoveryPoint as Point,
+    RefusalKind, Request, RestoreActivity, Status, Watcher,
 };
 
 use crate::call;
@@ -156,14 +156,16 @@ fn print_status(status: &Status) {
             status.points.partial
         ),
         Some(report) => println!(
-            "lag {}: {} files, {}; the last pass changed {} and deleted {}",
+            "lag {}: {} files, {}; the last pass looked at {}, changed {} and deleted {}",
             seconds(status.now, report.started_at),
             report.files,
             report.bytes,
+            scope(report.scope),
             report.changed_files,
             report.deleted_files
         ),
     }
+    print_watcher(status);
     if let PassActivity::Running { started_at, progress } = &status.pass {
         println!("pass under way for {}: {}", seconds(status.now, *started_at), progress);
     }
@@ -176,6 +178,32 @@ fn print_status(status: &Status) {
     println!("{} recovery points", status.points.count);
     print_restore(status);
     println!("disk: {} free of {}", status.disk.free, status.disk.total);
+}
+
+fn scope(scope: PassScope) -> &'static str {
+    match scope {
+        PassScope::Everything => "everything",
+        PassScope::Changes => "what the watcher told",
+        PassScope::Nothing => "nothing, for the watcher told of no change",
+    }
+}
+
+fn print_watcher(status: &Status) {
+    match &status.watcher {
+        Watcher::Unknown => {}
+        Watcher::Starting => println!("watcher: listing the tree; until then passes scan everything"),
+        Watcher::Watching { directories } => println!("watcher: {directories} directories"),
+        Watcher::Missing { reason } => println!("watcher: none, passes scan everything: {reason}"),
+    }
+    if let Some(report) = status.last_complete.as_ref().filter(|report| report.missed > 0) {
+        println!(
+            "the last full scan found {} changes that the watcher had missed",
+            report.missed
+        );
+    }
+    if let Some(until) = status.live_until {
+        println!("live: goes on by itself until {until}");
+    }
 }
 
 fn print_restore(status: &Status) {

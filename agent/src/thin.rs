@@ -7,8 +7,10 @@ use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::Timestamp;
 
 /// Up to which age, one recovery point is kept out of how long a stretch. Beyond the last age none is kept.
-const STRETCHES: [(Duration, Duration); 4] = [
-    (Duration::from_secs(10 * 60), Duration::ZERO),
+const STRETCHES: [(Duration, Duration); 5] = [
+    (Duration::from_secs(60), Duration::ZERO),
+    // Half a beat: every pass that was asked for stays, and of those of live mode every fourth.
+    (Duration::from_secs(10 * 60), Duration::from_secs(15)),
     (Duration::from_secs(60 * 60), Duration::from_secs(5 * 60)),
     (Duration::from_secs(24 * 3600), Duration::from_secs(3600)),
     (Duration::from_secs(7 * 24 * 3600), Duration::from_secs(24 * 3600)),
@@ -74,6 +76,21 @@ mod tests {
     #[test]
     fn every_pass_of_the_last_ten_minutes_stays() {
         assert!(thin(&points((0..=20).map(|beat| beat * 30)), NOW).is_empty());
+    }
+
+    #[test]
+    fn live_mode_leaves_not_many_more_than_beats_do() {
+        let mut kept: Vec<(RecoveryPointId, Timestamp)> = Vec::new();
+        let start = NOW - Duration::from_secs(3600);
+        for pass in 0..900 {
+            let at = start + Duration::from_secs(pass * 4);
+            kept.push((RecoveryPointId::at(at), at));
+            if pass % 7 == 0 {
+                let gone = thin(&kept, at);
+                kept.retain(|(id, _)| !gone.contains(id));
+                assert!(kept.len() <= 80, "{} recovery points", kept.len());
+            }
+        }
     }
 
     #[test]

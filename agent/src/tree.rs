@@ -30,14 +30,49 @@ pub struct Census {
 pub fn census(root: &Path) -> io::Result<Census> {
     let mut census = Census::default();
     walk(root, &mut |_, found| {
+        census.bytes = Bytes(census.bytes.0.saturating_add(counted(Some(found))));
         if found.is_file() {
             census.files += 1;
-            census.bytes = Bytes(census.bytes.0.saturating_add(found.len()));
             census.hard_links |= found.nlink() > 1;
         }
         Ok(Walk::Enter)
     })?;
     Ok(census)
+}
+
+/// What an entry adds to the size of a tree: as rsync counts it, files and the targets of symbolic links.
+#[must_use]
+pub fn counted(found: Option<&Metadata>) -> u64 {
+    found
+        .filter(|found| found.is_file() || found.is_symlink())
+        .map_or(0, Metadata::len)
+}
+
+/// Names everything in a tree.
+///
+/// # Errors
+/// When a directory cannot be read.
+pub fn each(root: &Path, visit: &mut impl FnMut(&Path)) -> io::Result<()> {
+    walk(root, &mut |path, _| {
+        visit(path);
+        Ok(Walk::Enter)
+    })
+}
+
+/// Removes what is not to be kept, with everything below it, but never the remains of transfers that broke off.
+///
+/// # Errors
+/// When a directory cannot be read or changed.
+pub fn retain(root: &Path, keep: &impl Fn(&Path) -> bool) -> io::Result<()> {
+    walk(root, &mut |path, found| {
+        let partial = path.file_name().is_some_and(|name| name == PARTIAL);
+        match (keep(path) || partial, found.is_dir()) {
+            (true, _) => return Ok(Walk::Enter),
+            (false, true) => remove(path)?,
+            (false, false) => remove_file(path)?,
+        }
+        Ok(Walk::Pass)
+    })
 }
 
 /// How many regular files of one tree have no namesake in another.

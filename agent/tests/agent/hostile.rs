@@ -8,7 +8,7 @@ use std::process::Command;
 
 use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::Epoch;
-use warmspare_wire::agent::{Call, PassFailure, PassFailureKind, Request, Status, Sync, Urgency};
+use warmspare_wire::agent::{Call, Live, PassFailure, PassFailureKind, Request, Status, Sync, Urgency};
 
 use crate::support::{
     Machine, Standby, assert_same_tree, bound, eventually, is_root, odd_names, read_tree, run, write,
@@ -130,6 +130,7 @@ fn a_list_without_end_fails_the_pass_in_bounded_memory() {
         epoch: FIRST,
         urgency: Urgency::Due,
         wait_ms: 30_000,
+        live: Live::Off,
     }));
     // Less than a machine has, so that this one need not be filled; what is smaller than the agent's own limit holds.
     let output = run(

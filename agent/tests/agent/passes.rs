@@ -219,6 +219,7 @@ fn each_failure_is_named_by_its_kind() {
         std::os::unix::fs::symlink(format!("/bin/{program}"), empty.join(program)).unwrap();
     }
     gpu.boot_with(&format!("SetEnv SHLVL=5 PATH={}", empty.display()), &[]);
+    write(&gpu.tree().join("a"), "2");
     let failure = standby.sync(FIRST).last_failure.unwrap();
     assert_eq!(failure.kind, PassFailureKind::ProgramMissing, "{}", failure.message);
     assert!(failure.message.contains("apt-get"), "{}", failure.message);

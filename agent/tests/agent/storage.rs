@@ -1,54 +1,15 @@
 //! btrfs, and a full disk: both need root for a disk of their own.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use tempfile::TempDir;
 use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{PassFailureKind, RestoreActivity};
 
-use crate::support::{Machine, Standby, assert_same_tree, grow_rich_tree, is_root, kill, read_tree, set_mtime, write};
+use crate::support::{Disk, Machine, Standby, assert_same_tree, grow_rich_tree, kill, read_tree, set_mtime, write};
 
 const FIRST: Epoch = Epoch::FIRST;
-
-/// A file system in a file.
-struct Disk {
-    at: PathBuf,
-    _place: TempDir,
-}
-
-impl Disk {
-    fn make(kind: &str, megabytes: u64) -> Option<Self> {
-        if !is_root() {
-            eprintln!("SKIPPED: a disk of its own ({kind}) needs root");
-            return None;
-        }
-        let place = tempfile::Builder::new().prefix("disk-").tempdir().unwrap();
-        let (image, at) = (place.path().join("image"), place.path().join("mnt"));
-        fs::File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
-        fs::create_dir(&at).unwrap();
-        let run = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
-        let made = run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image))
-            && run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]));
-        if !made {
-            eprintln!("SKIPPED: this machine cannot make and mount a {kind} disk");
-            return None;
-        }
-        Some(Self { at, _place: place })
-    }
-
-    fn standby(&self) -> Standby {
-        let place = tempfile::Builder::new().prefix("standby-").tempdir().unwrap();
-        Standby::at(place, self.at.join("data"))
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
-    }
-}
 
 fn is_read_only_subvolume(path: &Path) -> bool {
     let shown = Command::new("btrfs")

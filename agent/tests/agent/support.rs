@@ -16,8 +16,8 @@ use tempfile::TempDir;
 use warmspare_agent::ssh::private_place;
 use warmspare_domain::ids::{AssociationId, Epoch, GpuId};
 use warmspare_wire::agent::{
-    Accept, Answer, Bind, Call, Host, Outcome, PassActivity, PointChoice, RecoveryPoint, Refusal, Request, Restore,
-    RestoreActivity, Status, Sync, Urgency,
+    Accept, Answer, Bind, Call, Host, Live, Outcome, PassActivity, PointChoice, RecoveryPoint, Refusal, Request,
+    Restore, RestoreActivity, Status, Sync, Urgency,
 };
 
 pub const AGENT: &str = env!("CARGO_BIN_EXE_warmspare-agent");
@@ -214,9 +214,34 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// The watchers of this machine's trees, found by the tree in their arguments.
+    pub fn watchers(&self) -> Vec<u32> {
+        let needle = self.place.path().as_os_str().as_bytes();
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+                continue;
+            };
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let of_ours = words.windows(needle.len()).any(|window| window == needle);
+            if of_ours && words.split(|byte| *byte == 0).nth(1) == Some(b"watch") {
+                found.push(pid);
+            }
+        }
+        found
+    }
+
+    pub fn kill_watchers(&self) {
+        self.watchers().into_iter().for_each(kill);
+        eventually("the watcher ended", || self.watchers().is_empty().then_some(()));
+    }
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         self.halt();
+        self.watchers().into_iter().for_each(kill);
         // Directories that a test closed must not outlive it.
         let _ = Command::new("chmod")
             .arg("-R")
@@ -323,6 +348,7 @@ impl Standby {
             epoch,
             urgency,
             wait_ms,
+            live: Live::Off,
         }))
     }
 
@@ -372,6 +398,23 @@ impl Standby {
         status_of(self.call(Request::Restore(self.restore_request(target, epoch, 60_000)))).restore
     }
 
+    fn change_watch_file(&self, change: impl FnOnce(&mut serde_json::Value)) {
+        let note = self.data.join("watch.json");
+        let mut stored: serde_json::Value = serde_json::from_slice(&fs::read(&note).unwrap()).unwrap();
+        change(&mut stored);
+        fs::write(&note, stored.to_string()).unwrap();
+    }
+
+    /// Makes the next pass a full scan, as if a quarter of an hour had gone by.
+    pub fn age_full_scan(&self) {
+        self.change_watch_file(|stored| stored["seen"]["full_at"] = "2020-01-01T00:00:00.000Z".into());
+    }
+
+    /// Makes the next pass look for a watcher, as if the pause after a vain look were over.
+    pub fn try_again(&self) {
+        self.change_watch_file(|stored| stored["try_again"] = serde_json::Value::Null);
+    }
+
     /// The processes that work for this standby, found by the data directory in their arguments.
     pub fn workers(&self) -> Vec<u32> {
         let needle = self.data.as_os_str().as_bytes();
@@ -417,6 +460,44 @@ impl Drop for Standby {
             .arg(&self.data)
             .stderr(Stdio::null())
             .status();
+    }
+}
+
+/// A file system in a file.
+pub struct Disk {
+    pub at: PathBuf,
+    _place: TempDir,
+}
+
+impl Disk {
+    pub fn make(kind: &str, megabytes: u64) -> Option<Self> {
+        if !is_root() {
+            eprintln!("SKIPPED: a disk of its own ({kind}) needs root");
+            return None;
+        }
+        let place = tempfile::Builder::new().prefix("disk-").tempdir().unwrap();
+        let (image, at) = (place.path().join("image"), place.path().join("mnt"));
+        fs::File::create(&image).unwrap().set_len(megabytes << 20).unwrap();
+        fs::create_dir(&at).unwrap();
+        let run = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+        let made = run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image))
+            && run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]));
+        if !made {
+            eprintln!("SKIPPED: this machine cannot make and mount a {kind} disk");
+            return None;
+        }
+        Some(Self { at, _place: place })
+    }
+
+    pub fn standby(&self) -> Standby {
+        let place = tempfile::Builder::new().prefix("standby-").tempdir().unwrap();
+        Standby::at(place, self.at.join("data"))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
     }
 }
 

@@ -105,6 +105,25 @@ pub struct Sync {
     pub urgency: Urgency,
     /// How long the answer may wait for the pass to end, in milliseconds. The pass itself goes on regardless.
     pub wait_ms: u64,
+    /// Whether the agent goes on by itself between two calls.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub live: Live,
+}
+
+/// Whether the agent copies what changes between two calls, every few seconds, until no call came for two minutes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Live {
+    /// Only when it is asked.
+    #[default]
+    Off,
+    /// By itself, where a watcher tells what changed and a recovery point costs nothing.
+    On,
+}
+
+/// What is not said is the default; so messages of before a field existed stay as they were.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// How soon a pass must start.
@@ -258,6 +277,33 @@ pub struct Status {
     pub restore: RestoreActivity,
     /// The data disk.
     pub disk: DiskSpace,
+    /// Who tells what changed on the GPU.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub watcher: Watcher,
+    /// Until when the agent goes on by itself.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub live_until: Option<Timestamp>,
+}
+
+/// Whether a watcher on the GPU tells what changed there, as the last pass found it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Watcher {
+    /// No pass has looked yet.
+    #[default]
+    Unknown,
+    /// It is listing the tree; until it knows it all, passes scan everything.
+    Starting,
+    /// It tells what changed.
+    Watching {
+        /// How many directories it watches.
+        directories: u64,
+    },
+    /// There is none, and every pass scans everything.
+    Missing {
+        /// Why, and what to do, for a person.
+        reason: String,
+    },
 }
 
 /// What a standby is bound to.
@@ -348,6 +394,25 @@ pub struct PassReport {
     pub kept_back: Vec<String>,
     /// The recovery point of this state.
     pub point: RecoveryPointId,
+    /// What it looked at.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub scope: PassScope,
+    /// Changes that this full scan found and the watcher had not told of.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub missed: u64,
+}
+
+/// What a pass looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PassScope {
+    /// Every file.
+    #[default]
+    Everything,
+    /// What the watcher said had changed.
+    Changes,
+    /// Nothing: the watcher said that nothing had changed.
+    Nothing,
 }
 
 /// A pass that did not happen.

@@ -13,8 +13,9 @@ use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{
     Accept, Answer, AuthorizeDownload, Bind, Binding, Call, Change, ChangeKind, Compare, Comparison, DiskSpace, Halt,
-    Host, Outcome, PassActivity, PassFailure, PassFailureKind, PassReport, PointChoice, Points, Progress,
-    RecoveryPoint, Refusal, RefusalKind, Request, Restore, RestoreActivity, RestoreStep, Status, Sync, Urgency,
+    Host, Live, Outcome, PassActivity, PassFailure, PassFailureKind, PassReport, PassScope, PointChoice, Points,
+    Progress, RecoveryPoint, Refusal, RefusalKind, Request, Restore, RestoreActivity, RestoreStep, Status, Sync,
+    Urgency, Watcher,
 };
 
 const AT: Timestamp = Timestamp::from_millis(1_795_441_530_250);
@@ -58,6 +59,7 @@ fn calls() -> Vec<Call> {
             epoch: Epoch::FIRST,
             urgency: Urgency::LastGasp,
             wait_ms: 20_000,
+            live: Live::Off,
         }),
         Request::Status,
         Request::RecoveryPoints,
@@ -106,6 +108,8 @@ fn full_status() -> Status {
             wire_bytes: Bytes(4096),
             kept_back: vec!["log".into()],
             point: RecoveryPointId::at(AT),
+            scope: PassScope::Everything,
+            missed: 0,
         }),
         last_failure: Some(PassFailure {
             at: AT,
@@ -135,6 +139,8 @@ fn full_status() -> Status {
             total: Bytes(100),
             free: Bytes(40),
         },
+        watcher: Watcher::Unknown,
+        live_until: None,
     }
 }
 
@@ -252,4 +258,43 @@ fn calls_of_schema_1_are_written_and_read_as_ever() {
 #[test]
 fn answers_of_schema_1_are_written_and_read_as_ever() {
     check("agent-answers-1.json", &answers());
+}
+
+/// Fields that came later: what does not say them means their default, and older readers pass over them.
+#[test]
+fn fields_that_came_with_the_watcher_are_written_and_read_as_ever() {
+    let live = Call::new(Request::Sync(Sync {
+        epoch: Epoch::FIRST,
+        urgency: Urgency::Due,
+        wait_ms: 20_000,
+        live: Live::On,
+    }));
+    check("agent-call-live-1.json", &live);
+    let watchers = [
+        Watcher::Starting,
+        Watcher::Watching { directories: 1200 },
+        Watcher::Missing {
+            reason: "the GPU's host allows too few watches".into(),
+        },
+    ];
+    let scopes = [PassScope::Changes, PassScope::Nothing, PassScope::Everything];
+    let answers: Vec<_> = watchers
+        .into_iter()
+        .zip(scopes)
+        .map(|(watcher, scope)| {
+            let status = full_status();
+            let report = status.last_complete.clone().map(|report| PassReport {
+                scope,
+                missed: 3,
+                ..report
+            });
+            Answer::new(Outcome::Status(Box::new(Status {
+                last_complete: report,
+                watcher,
+                live_until: Some(AT),
+                ..status
+            })))
+        })
+        .collect();
+    check("agent-answers-watch-1.json", &answers);
 }

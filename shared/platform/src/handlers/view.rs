@@ -6,7 +6,7 @@ use warmspare_domain::health::{Grade, health};
 use warmspare_domain::ids::{AssociationId, Epoch, GpuId, StandbyName, Zone};
 use warmspare_domain::policy::Policy;
 use warmspare_domain::units::{Bytes, Timestamp};
-use warmspare_wire::agent::{PassActivity, Progress, RecoveryPoint, RestoreActivity};
+use warmspare_wire::agent::{PassActivity, Progress, RecoveryPoint, RestoreActivity, Watcher};
 
 use crate::pulse::Pulse;
 
@@ -45,6 +45,8 @@ pub struct AssociationView {
     pub restore: Option<RestoreActivity>,
     /// Free space on the data disk.
     pub disk_free: Option<Bytes>,
+    /// Who tells the standby what changed on the GPU; `null` before the first pass looked.
+    pub watcher: Option<Watcher>,
     /// When the agent was heard last.
     pub heard_at: Option<Timestamp>,
     /// GPUs whose data moved on.
@@ -105,6 +107,9 @@ impl AssociationView {
                 .map(|status| status.restore.clone())
                 .filter(|restore| *restore != RestoreActivity::Never),
             disk_free: status.map(|status| status.disk.free),
+            watcher: status
+                .map(|status| status.watcher.clone())
+                .filter(|watcher| *watcher != Watcher::Unknown),
             heard_at: pulse.map(|pulse| pulse.at),
             superseded: a.superseded.iter().copied().collect(),
             policy: a.policy.clone(),

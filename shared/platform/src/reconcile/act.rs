@@ -167,6 +167,7 @@ impl Reconciler {
             epoch,
             urgency: wire_urgency,
             wait_ms: millis(self.settings.pass_wait),
+            live: agent::Live::On,
         });
         match self.call(endpoint, request).await {
             Ok(Outcome::Status(status)) => {

@@ -1,0 +1,409 @@
+//! The paths of a dirty pass: what rsync is to look at, and what became of it. Nothing here walks a whole tree.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::data_dir::{DataDir, Durability};
+use crate::error::AgentError;
+use crate::process;
+use crate::rsync::PARTIAL;
+use crate::source::MARKER_DIRECTORY;
+use crate::ssh::last_words;
+use crate::tree;
+
+/// Copying one file beside itself without its content, or filtering a few directories.
+const MOMENT: Duration = Duration::from_secs(600);
+
+/// Whether a list of changes can be true of a copy: whatever holds a changed path was a directory already, or changed, too.
+#[must_use]
+pub fn fit(base: &Path, paths: &[PathBuf]) -> bool {
+    let listed: BTreeSet<&Path> = paths.iter().map(PathBuf::as_path).collect();
+    let mut directories = BTreeMap::new();
+    paths.iter().all(|path| {
+        parents(path).all(|parent| listed.contains(parent) || is_directory_in(base, parent, &mut directories))
+    })
+}
+
+/// Leaves out what lies in directories that the user excludes. rsync itself judges every name that it is given, but not the
+/// directories above it. Those of the base were judged by the scan that made it; new ones are shown to rsync, empty.
+///
+/// # Errors
+/// When the disk is full or fails.
+pub fn without_excluded(
+    dir: &DataDir,
+    base: &Path,
+    paths: Vec<PathBuf>,
+    excludes: &[String],
+) -> Result<Vec<PathBuf>, AgentError> {
+    if excludes.is_empty() {
+        return Ok(paths);
+    }
+    let mut directories = BTreeMap::new();
+    let new: BTreeSet<PathBuf> = paths
+        .iter()
+        .flatten_parents()
+        .filter(|parent| !is_directory_in(base, parent, &mut directories))
+        .map(Path::to_owned)
+        .collect();
+    if new.is_empty() {
+        return Ok(paths);
+    }
+    let copied = copied_directories(dir, &new, excludes)?;
+    let stays = |path: &PathBuf| parents(path).all(|parent| !new.contains(parent) || copied.contains(parent));
+    Ok(paths.into_iter().filter(stays).collect())
+}
+
+/// Removes from a copy what it has in directories that were taken away: whatever took their place, all that is there now is listed.
+///
+/// # Errors
+/// When a directory cannot be read or changed.
+pub fn clear_replaced(tree: &Path, paths: &[PathBuf], replaced: &[PathBuf]) -> io::Result<()> {
+    let listed: BTreeSet<PathBuf> = paths.iter().map(|path| tree.join(path)).collect();
+    for path in replaced {
+        if found(tree, path).is_some_and(|found| found.is_dir()) {
+            tree::retain(&tree.join(path), &|path| listed.contains(path))?;
+        }
+    }
+    Ok(())
+}
+
+/// The listed paths, and with them what the base has in directories that were taken away.
+///
+/// # Errors
+/// When a directory cannot be read.
+pub fn with_remains(base: &Path, paths: &[PathBuf], replaced: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+    let mut all = paths.to_vec();
+    for path in replaced {
+        if found(base, path).is_some_and(|found| found.is_dir()) {
+            tree::each(&base.join(path), &mut |below| {
+                all.extend(below.strip_prefix(base).map(Path::to_owned));
+            })?;
+        }
+    }
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
+
+trait FlattenParents<'a> {
+    fn flatten_parents(self) -> impl Iterator<Item = &'a Path>;
+}
+
+impl<'a, I: Iterator<Item = &'a PathBuf>> FlattenParents<'a> for I {
+    fn flatten_parents(self) -> impl Iterator<Item = &'a Path> {
+        self.flat_map(|path| parents(path))
+    }
+}
+
+fn copied_directories(
+    dir: &DataDir,
+    new: &BTreeSet<PathBuf>,
+    excludes: &[String],
+) -> Result<BTreeSet<PathBuf>, AgentError> {
+    let io = |error| AgentError::io("find out which new directories are excluded", error);
+    let place = dir.file("filter");
+    tree::remove(&place).map_err(io)?;
+    let (all, copied) = (place.join("all"), place.join("copied"));
+    for path in [&all, &copied]
+        .into_iter()
+        .cloned()
+        .chain(new.iter().map(|path| all.join(path)))
+    {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(io)?;
+    }
+    let patterns = excludes.iter().map(|pattern| format!("--exclude={pattern}"));
+    let done = process::run(
+        Command::new("rsync")
+            .arg("--recursive")
+            .args(patterns)
+            .arg("--")
+            .arg(all.join(""))
+            .arg(copied.join(""))
+            .env("LC_ALL", "C"),
+        b"",
+        MOMENT,
+    )?;
+    if done.code != Some(0) {
+        return Err(AgentError::Rsync(last_words(&done.stderr)));
+    }
+    let found = new.iter().filter(|path| copied.join(path).is_dir()).cloned().collect();
+    tree::remove(&place).map_err(io)?;
+    Ok(found)
+}
+
+/// Writes the list for rsync's `--files-from`, each path ended by a zero byte.
+///
+/// # Errors
+/// When the disk is full or fails.
+pub fn write_list(dir: &DataDir, paths: &[PathBuf]) -> Result<PathBuf, AgentError> {
+    // A leading "./" makes rsync give the root its attributes, too, and keeps names from being taken for comments. Our own
+    // directory is excluded: it is there so that the list is never without such a name. Source: rsync 3.2.7, flist.c.
+    let mut list = format!("./{MARKER_DIRECTORY}\0").into_bytes();
+    for path in paths.iter().filter(|path| !path.as_os_str().is_empty()) {
+        list.extend(b"./");
+        list.extend(path.as_os_str().as_encoded_bytes());
+        list.push(0);
+    }
+    let file = dir.file("changes.list");
+    dir.replace(&file, &list, Durability::SurvivesKill)?;
+    Ok(file)
+}
+
+/// Gives every listed file that shares its content with another name a copy of its own: on the GPU it has no other name any more,
+/// and what rsync does to it must not reach the other. Answers whether there was any.
+///
+/// # Errors
+/// When the disk is full or fails.
+pub fn separate(tree: &Path, paths: &[PathBuf]) -> Result<bool, AgentError> {
+    let io = |error| AgentError::io("give a file a copy of its own", error);
+    let mut any = false;
+    for path in paths {
+        let Some(here) = tree::inside(tree, path) else {
+            continue;
+        };
+        if !fs::symlink_metadata(&here).is_ok_and(|found| found.is_file() && found.nlink() > 1) {
+            continue;
+        }
+        let apart = here.with_file_name(format!("{PARTIAL}-apart"));
+        let done = process::run(
+            Command::new("cp")
+                .args(["--archive", "--no-target-directory", "--reflink=auto", "--"])
+                .args([&here, &apart]),
+            b"",
+            MOMENT,
+        )?;
+        if done.code != Some(0) {
+            let _ = fs::remove_file(&apart);
+            return Err(match done.stderr.contains("No space left") {
+                true => AgentError::DiskFull,
+                false => io(io::Error::other(last_words(&done.stderr))),
+            });
+        }
+        fs::rename(&apart, &here).map_err(io)?;
+        any = true;
+    }
+    Ok(any)
+}
+
+/// Removes what transfers that broke off left beside the listed paths.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn clear_partials(tree: &Path, paths: &[PathBuf]) -> io::Result<()> {
+    let places: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+    for place in places {
+        if let Some(partial) = tree::inside(tree, &place.join(PARTIAL)) {
+            tree::remove(&partial)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a pass did to the listed paths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Regular files among them before, and in directories that are gone.
+    pub files_before: u64,
+    /// Regular files among them now.
+    pub files_after: u64,
+    /// The size of those before, as rsync counts it.
+    pub bytes_before: u64,
+    /// The size of those now.
+    pub bytes_after: u64,
+    /// Regular files of before that are none any more.
+    pub deleted: u64,
+}
+
+/// Compares the listed paths, parents first, in two trees.
+///
+/// # Errors
+/// When a directory cannot be read.
+pub fn difference(base: &Path, new: &Path, paths: &[PathBuf]) -> io::Result<Difference> {
+    let mut sum = Difference::default();
+    let mut gone: Option<&Path> = None;
+    for path in paths.iter().filter(|path| !path.as_os_str().is_empty()) {
+        if gone.is_some_and(|gone| path.starts_with(gone)) {
+            continue;
+        }
+        let (before, after) = (found(base, path), found(new, path));
+        if before.as_ref().is_some_and(Metadata::is_dir) && !after.as_ref().is_some_and(Metadata::is_dir) {
+            let lost = tree::census(&base.join(path))?;
+            sum.files_before += lost.files;
+            sum.bytes_before += lost.bytes.0;
+            sum.deleted += lost.files;
+            gone = Some(path);
+        }
+        let (was, is) = (is_file(before.as_ref()), is_file(after.as_ref()));
+        sum.files_before += u64::from(was);
+        sum.files_after += u64::from(is);
+        sum.deleted += u64::from(was && !is);
+        sum.bytes_before += tree::counted(before.as_ref());
+        sum.bytes_after += tree::counted(after.as_ref());
+    }
+    Ok(sum)
+}
+
+fn found(tree: &Path, path: &Path) -> Option<Metadata> {
+    fs::symlink_metadata(tree::inside(tree, path)?).ok()
+}
+
+fn is_file(found: Option<&Metadata>) -> bool {
+    found.is_some_and(Metadata::is_file)
+}
+
+/// The directories that hold a path, without the root.
+fn parents(path: &Path) -> impl Iterator<Item = &Path> {
+    path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty())
+}
+
+fn is_directory_in<'a>(base: &Path, path: &'a Path, known: &mut BTreeMap<&'a Path, bool>) -> bool {
+    *known
+        .entry(path)
+        .or_insert_with(|| found(base, path).is_some_and(|found| found.is_dir()))
+}
+
+/// Counts the changes of a full scan that a watcher had not told of: `told` before or while the scan ran.
+#[must_use]
+pub fn missed(found: &[(PathBuf, Seen)], told: &BTreeSet<PathBuf>) -> u64 {
+    let was_told = |path: &PathBuf, seen: Seen| match seen {
+        Seen::Changed => told.contains(path),
+        // A directory that goes takes along what is in it.
+        Seen::Deleted => path
+            .ancestors()
+            .any(|part| !part.as_os_str().is_empty() && told.contains(part)),
+    };
+    found.iter().filter(|(path, seen)| !was_told(path, *seen)).count() as u64
+}
+
+/// What a full scan saw of one path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// It is new or not as it was.
+    Changed,
+    /// It is gone.
+    Deleted,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(names: &[&str]) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = names.iter().map(PathBuf::from).collect();
+        paths.sort();
+        paths
+    }
+
+    fn grow(root: &Path, files: &[&str]) {
+        for file in files {
+            fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
+            fs::write(root.join(file), file).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_excluded_above_a_path_is_left_out_as_rsync_would() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(&place.path().join("data")).unwrap();
+        let base = place.path().join("base");
+        grow(&base, &["src/a", "cache-not/b"]);
+        let all = paths(&[
+            "src/a",
+            "src/new/x",
+            "cache/deep/y",
+            "src/cache/z",
+            "x.tmp/in/side",
+            "keep/me/1",
+            "keep/2",
+            "a\nb/not/3",
+        ]);
+        let left = |excludes: &[&str]| {
+            let excludes: Vec<String> = excludes.iter().map(|text| (*text).to_owned()).collect();
+            without_excluded(&dir, &base, all.clone(), &excludes).unwrap()
+        };
+        let dropped = |excludes: &[&str]| {
+            let left = left(excludes);
+            all.iter()
+                .filter(|path| !left.contains(path))
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(dropped(&[]), paths(&[]));
+        assert_eq!(dropped(&["/cache/"]), paths(&["cache/deep/y"]));
+        assert_eq!(dropped(&["cache/"]), paths(&["cache/deep/y", "src/cache/z"]));
+        assert_eq!(dropped(&["*.tmp"]), paths(&["x.tmp/in/side"]));
+        assert_eq!(dropped(&["+ /keep/me/", "/keep/*"]), paths(&[]));
+        assert_eq!(dropped(&["/keep/*"]), paths(&["keep/me/1"]));
+        assert_eq!(dropped(&["a?b/**"]), paths(&["a\nb/not/3"]));
+    }
+
+    #[test]
+    fn a_difference_is_counted_once_whatever_was_listed() {
+        let place = tempfile::tempdir().unwrap();
+        let (base, new) = (place.path().join("base"), place.path().join("new"));
+        grow(
+            &base,
+            &[
+                "same",
+                "changed",
+                "lost",
+                "dir/1",
+                "dir/deep/2",
+                "was-file",
+                "was-dir/3",
+            ],
+        );
+        grow(&new, &["same", "changed", "fresh", "was-file/4", "was-dir"]);
+        let listed = paths(&[
+            "",
+            "changed",
+            "lost",
+            "dir",
+            "dir/deep",
+            "dir/deep/2",
+            "dir/1",
+            "fresh",
+            "was-file",
+            "was-file/4",
+            "was-dir",
+            "was-dir/3",
+            "never",
+        ]);
+        let counted = difference(&base, &new, &listed).unwrap();
+        assert_eq!((counted.files_before, counted.files_after, counted.deleted), (6, 4, 5));
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_true_of_the_copy_is_not_followed() {
+        let place = tempfile::tempdir().unwrap();
+        grow(place.path(), &["d/f", "file"]);
+        std::os::unix::fs::symlink("/etc", place.path().join("link")).unwrap();
+        assert!(fit(place.path(), &paths(&["", "d/f", "d/new", "new", "new/x", "link"])));
+        assert!(fit(place.path(), &paths(&["link", "link/passwd"])));
+        for bad in ["link/passwd", "new/x", "file/x"] {
+            assert!(!fit(place.path(), &paths(&[bad])), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_what_nobody_told_of_was_missed() {
+        let told = paths(&["a", "gone"]).into_iter().collect();
+        let found = [
+            ("a".into(), Seen::Changed),
+            ("gone/deep/x".into(), Seen::Deleted),
+            ("gone".into(), Seen::Deleted),
+            ("a/b".into(), Seen::Changed),
+            ("elsewhere".into(), Seen::Deleted),
+        ];
+        assert_eq!(missed(&found, &told), 2);
+    }
+}

@@ -1,0 +1,229 @@
+//! Live mode: between two calls the worker goes on by itself while something changes, under a lease that every call renews.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use warmspare_domain::ids::RecoveryPointId;
+use warmspare_domain::units::Timestamp;
+use warmspare_wire::agent::{Live, PassReport, Sync};
+
+use crate::clock;
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+use crate::observer::Told;
+use crate::process::SELF;
+use crate::recovery_points::{self, Sharing, tree_of};
+use crate::source::{self, Content, Marker, MarkerFound, Tree};
+use crate::watch::protocol::{Changes, Question};
+use crate::watching::{self, Watching};
+
+/// Without a call for this long the control plane is gone, or has other plans for this GPU.
+pub const LEASE: Duration = Duration::from_secs(120);
+
+/// From the start of one pass to the start of the next: a lag of 6 s, less the longest pass on a calm network.
+const EVERY: Duration = Duration::from_secs(4);
+
+/// How soon a request is noticed.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// How soon the end of a lease, a bind, a halt or a newer agent is noticed.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
+
+/// `live.json`: until when the agent goes on by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Lease {
+    until: Timestamp,
+}
+
+/// `confirmed.json`: the newest recovery point still stands, as of an instant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Confirmed {
+    point: RecoveryPointId,
+    at: Timestamp,
+}
+
+/// Why waiting ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// Something changed, and a pass that costs what changed can fetch it.
+    ByChange,
+    /// A call asks for a pass, or the lease ended, or there is nobody to wait for any more.
+    ToStop,
+}
+
+/// Renews the lease, or ends it.
+///
+/// # Errors
+/// When the disk is full or fails.
+pub fn renew(dir: &DataDir, sync: &Sync) -> Result<(), AgentError> {
+    match sync.live {
+        Live::On => {
+            let until = clock::now() + LEASE;
+            dir.write_passing_json(&dir.file("live.json"), &Lease { until })
+        }
+        Live::Off => {
+            let _ = fs::remove_file(dir.file("live.json"));
+            Ok(())
+        }
+    }
+}
+
+/// Until when the agent goes on by itself.
+#[must_use]
+pub fn leased_until(dir: &DataDir) -> Option<Timestamp> {
+    let lease = dir.read_json::<Lease>(&dir.file("live.json")).ok().flatten()?;
+    let now = clock::now();
+    // A clock that was set back must not make a lease last.
+    (now < lease.until && lease.until.since(now) <= LEASE).then_some(lease.until)
+}
+
+/// The last complete pass, with what live mode confirmed since.
+#[must_use]
+pub fn with_confirmation(dir: &DataDir, report: PassReport) -> PassReport {
+    let read = dir.read_json::<Confirmed>(&dir.file("confirmed.json"));
+    match read.ok().flatten() {
+        Some(confirmed) if confirmed.point == report.point && confirmed.at > report.started_at => PassReport {
+            started_at: confirmed.at,
+            ended_at: report.ended_at.max(confirmed.at),
+            ..report
+        },
+        Some(_) | None => report,
+    }
+}
+
+/// Waits for the next change, after a pass that started at `started`.
+///
+/// # Errors
+/// When one of the agent's files cannot be read.
+pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<Woken, AgentError> {
+    let Some(goal) = Goal::find(dir)? else {
+        return Ok(Woken::ToStop);
+    };
+    let mut asked: Option<Timestamp> = None;
+    let mut looked: Option<Instant> = None;
+    let wait_ms = u64::try_from(EVERY.as_millis()).unwrap_or(u64::MAX);
+    loop {
+        let look = looked.is_none_or(|at| at.elapsed() >= LOOK_AROUND);
+        if goal.is_asked_for(dir)? || (look && !goal.stands(dir)?) {
+            return Ok(Woken::ToStop);
+        }
+        if look {
+            looked = Some(Instant::now());
+        }
+        let Some(observer) = watching.observer() else {
+            return Ok(Woken::ToStop);
+        };
+        if started.elapsed() < EVERY {
+            std::thread::sleep(GLANCE.min(EVERY.saturating_sub(started.elapsed())));
+            continue;
+        }
+        let at = *asked.get_or_insert_with(|| {
+            let before = clock::now();
+            observer.ask(&Question {
+                since: Some(goal.seen.cursor.clone()),
+                wait_ms,
+                ..Question::default()
+            });
+            before
+        });
+        match observer.hear(GLANCE) {
+            Ok(None) if clock::now().since(at) <= Duration::from_millis(wait_ms) + PATIENCE => {}
+            Ok(Some(told)) => match goal.meaning(&told) {
+                Meaning::Quiet => {
+                    // The watcher looked after its whole wait, so nothing had changed by then.
+                    goal.confirm(dir, at + Duration::from_millis(wait_ms))?;
+                    asked = None;
+                }
+                Meaning::Change => return Ok(Woken::ByChange),
+                Meaning::Unclear => return Ok(Woken::ToStop),
+            },
+            // The GPU may be gone; a pass finds out, and says so.
+            Ok(None) | Err(_) => {
+                watching.hang_up();
+                return Ok(Woken::ByChange);
+            }
+        }
+    }
+}
+
+enum Meaning {
+    Quiet,
+    Change,
+    /// A full scan is needed. It is left to the next call: it may cost more than live mode may.
+    Unclear,
+}
+
+/// Beyond the wait that was asked for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What live mode goes on from; when it no longer stands, live mode ends.
+struct Goal {
+    seen: watching::Seen,
+    marker: Marker,
+    /// Every request up to this number was served.
+    finished: u64,
+}
+
+impl Goal {
+    fn find(dir: &DataDir) -> Result<Option<Self>, AgentError> {
+        let (Some(binding), Some(base)) = (dir.binding()?, recovery_points::list(dir)?.pop()) else {
+            return Ok(None);
+        };
+        // With hard links a pass costs what exists; every few seconds that is too much.
+        if Sharing::choose(dir, Some(&tree_of(dir, &base.point.id))) == Sharing::HardLinks {
+            return Ok(None);
+        }
+        let seen = watching::trusted(&dir.watch_file(), &binding, Some(&base)).cloned();
+        let finished = dir.state()?.finished;
+        Ok(seen.map(|seen| Self {
+            seen,
+            marker: Marker {
+                schema: source::SCHEMA,
+                association: binding.association(),
+                epoch: binding.epoch(),
+            },
+            finished,
+        }))
+    }
+
+    fn is_asked_for(&self, dir: &DataDir) -> Result<bool, AgentError> {
+        Ok(dir.wanted()?.unwrap_or_default().number > self.finished)
+    }
+
+    fn stands(&self, dir: &DataDir) -> Result<bool, AgentError> {
+        let halted = dir.state()?.halt.is_some();
+        let bound = dir
+            .binding()?
+            .is_some_and(|binding| binding.revision == self.seen.revision);
+        // The data is on its way elsewhere, and the old GPU is never read again.
+        let moving = dir.restore_file()?.is_some_and(|job| job.epoch > self.marker.epoch);
+        // A newer agent was put in our place: it takes over with the next call.
+        let replaced = fs::metadata(SELF).is_ok_and(|found| found.nlink() == 0);
+        Ok(bound && !moving && !replaced && !halted && leased_until(dir).is_some())
+    }
+
+    fn meaning(&self, told: &Told) -> Meaning {
+        // Whatever else the tree is, a pass judges it, and says so.
+        let ours = matches!(
+            told.reply.tree,
+            Tree::Directory { content: Content::Some, marker: MarkerFound::Is(marker), .. } if marker == self.marker
+        );
+        match (&told.reply.changes, told.paths.is_empty()) {
+            (Changes::Complete, true) if ours => Meaning::Quiet,
+            (Changes::Complete, _) => Meaning::Change,
+            (Changes::HardLinks | Changes::NoCursor | Changes::TooMany | Changes::Starting | Changes::Blind(_), _) => {
+                Meaning::Unclear
+            }
+        }
+    }
+
+    fn confirm(&self, dir: &DataDir, at: Timestamp) -> Result<(), AgentError> {
+        let confirmed = Confirmed {
+            point: self.seen.point.clone(),
+            at: at.min(clock::now()),
+        };
+        dir.write_passing_json(&dir.file("confirmed.json"), &confirmed)
+    }
+}

@@ -1,0 +1,293 @@
+//! The standby's end of watching: puts our program on the GPU, has it watch, and asks what changed.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+use crate::process::SELF;
+use crate::session::Session;
+use crate::ssh::{Machine, last_words};
+use crate::watch::protocol::{Changes, LONGEST, Question, REPLACED, Reply, take_frame};
+use crate::watch::relay::{GREETING, GREETING_END};
+use crate::watching::Haste;
+
+// Fixed text; path and name come over standard input. Without our program, or where it cannot run, the shell says so.
+const ATTACH: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p || exit 91; IFS= read -r n || exit 91; \
+    case $p in /*) ;; *) p=$PWD/$p;; esac; w=absent; \
+    if cd \"$p/.warmspare\" 2>/dev/null && [ -f \"$n\" ]; then \"./$n\" watch-relay \"$p\"; w=failed; fi; \
+    echo; echo \"warmspare-watch $w\"; echo warmspare-watch-end'";
+
+// The program arrives whole or not at all: its length is checked, and only a rename gives it its name.
+const PUSH: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p || exit 91; IFS= read -r n || exit 91; \
+    IFS= read -r s || exit 91; cd \"$p/.warmspare\" || exit 92; rm -f .agent-*; t=.agent-$$; \
+    cat > \"$t\" && [ \"$(wc -c < \"$t\")\" -eq \"$s\" ] && chmod 700 \"$t\" && mv -f \"$t\" \"$n\" || { rm -f \"$t\"; exit 93; }; \
+    for f in agent-*; do [ \"$f\" = \"$n\" ] || rm -f \"$f\"; done'";
+
+/// A watcher answers at once, unless its machine is in trouble.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a watcher on the GPU can fail us.
+#[derive(Debug)]
+pub enum Failed {
+    /// There is none, and there will be none for a while: the words are for a person.
+    Missing(String),
+    /// The connection broke, or worse.
+    Broken(AgentError),
+}
+
+impl From<AgentError> for Failed {
+    fn from(error: AgentError) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// What a watcher said.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// The tree, the cursor, and what the paths mean.
+    pub reply: Reply,
+    /// The changed paths, sorted, parents before what lies in them; the root is the empty path.
+    pub paths: Vec<PathBuf>,
+    /// Those among them at which a directory was taken away.
+    pub replaced: Vec<PathBuf>,
+    /// How many bytes the answer took.
+    pub wire_bytes: u64,
+}
+
+/// A session with the watcher of one tree.
+#[derive(Debug)]
+pub struct Observer {
+    session: Session,
+    asked: u64,
+}
+
+impl Observer {
+    /// Finds the watcher of a tree, starts it, or, where there is time, brings it there first.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn attach(dir: &DataDir, machine: &Machine, path: &str, haste: Haste) -> Result<Self, Failed> {
+        let name = program(dir)?;
+        match Self::open(machine, path, &name)? {
+            Greeting::Here(observer) => return Ok(*observer),
+            Greeting::Failed(words) => return Err(Failed::Missing(words)),
+            Greeting::Absent if haste == Haste::LastGasp => {
+                return Err(Failed::Missing("there is no time to bring it there".into()));
+            }
+            Greeting::Absent => {}
+        }
+        push(machine, path, &name)?;
+        match Self::open(machine, path, &name)? {
+            Greeting::Here(observer) => Ok(*observer),
+            Greeting::Failed(words) => Err(Failed::Missing(words)),
+            Greeting::Absent => Err(Failed::Missing("our program does not stay on the GPU".into())),
+        }
+    }
+
+    fn open(machine: &Machine, path: &str, name: &str) -> Result<Greeting, Failed> {
+        let mut session = machine.open(ATTACH)?;
+        session.ask(format!("{path}\n{name}\n").as_bytes());
+        let Some(answer) = session.answer(GREETING_END, PATIENCE)? else {
+            return Err(Failed::Missing("the GPU does not answer in time".into()));
+        };
+        let at = answer.windows(GREETING.len()).rposition(|window| window == GREETING);
+        let words = at.and_then(|at| answer.get(at + GREETING.len()..)).unwrap_or_default();
+        Ok(match words {
+            b"ok" => Greeting::Here(Box::new(Self { session, asked: 0 })),
+            b"absent" => Greeting::Absent,
+            _ => {
+                let words = last_words(&String::from_utf8_lossy(words));
+                Greeting::Failed(format!("our program cannot run on the GPU ({words})"))
+            }
+        })
+    }
+
+    /// Puts a question; [`Self::hear`] has the answer.
+    pub fn ask(&mut self, question: &Question) {
+        self.asked += 1;
+        let question = Question {
+            number: self.asked,
+            ..question.clone()
+        };
+        if let Ok(json) = serde_json::to_vec(&question) {
+            self.session.ask(&[json, b"\n".to_vec()].concat());
+        }
+    }
+
+    /// The answer to the last question; `None` when it is not there within `patience`.
+    ///
+    /// # Errors
+    /// When the watcher is gone, or says what no watcher says.
+    pub fn hear(&mut self, patience: Duration) -> Result<Option<Told>, Failed> {
+        let mut length = 0;
+        let asked = self.asked;
+        let taken = self.session.next(patience, LONGEST + LONGEST / 2, |heard| {
+            if heard.starts_with(b"\n") {
+                return Ok(Some(None));
+            }
+            loop {
+                let before = heard.len();
+                match take_frame::<Reply>(heard) {
+                    Ok(Some((reply, _))) if reply.number != asked => {}
+                    Ok(taken) => {
+                        length = before - heard.len();
+                        return Ok(taken.map(Some));
+                    }
+                    Err(_) => return Ok(Some(None)),
+                }
+            }
+        })?;
+        match taken {
+            None => Ok(None),
+            Some(None) => Err(Failed::Missing("the watcher ended".into())),
+            Some(Some((reply, paths))) => Ok(Some(understand(reply, &paths, length as u64)?)),
+        }
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// # Errors
+    /// As [`Self::hear`]; also when no answer comes.
+    pub fn query(&mut self, question: &Question) -> Result<Told, Failed> {
+        self.ask(question);
+        let patience = PATIENCE + Duration::from_millis(question.wait_ms.max(question.patience_ms));
+        self.hear(patience)?
+            .ok_or_else(|| Failed::Missing("the watcher does not answer in time".into()))
+    }
+}
+
+enum Greeting {
+    Here(Box<Observer>),
+    Absent,
+    Failed(String),
+}
+
+/// A hostile machine may name anything: only plain paths below the root are taken.
+fn understand(reply: Reply, paths: &[u8], wire_bytes: u64) -> Result<Told, Failed> {
+    let wrong = || Failed::Missing("the watcher names paths outside the tree".into());
+    let (mut known, mut replaced) = (Vec::new(), Vec::new());
+    if matches!(reply.changes, Changes::Complete | Changes::HardLinks) && !paths.is_empty() {
+        let names = paths.strip_suffix(b"\0").ok_or_else(wrong)?;
+        for name in names.split(|byte| *byte == 0) {
+            let (change, name) = name.split_first().ok_or_else(wrong)?;
+            let path = plain(name).ok_or_else(wrong)?;
+            if *change == REPLACED {
+                replaced.push(path.clone());
+            }
+            known.push(path);
+        }
+    }
+    known.sort();
+    known.dedup();
+    Ok(Told {
+        reply,
+        paths: known,
+        replaced,
+        wire_bytes,
+    })
+}
+
+fn plain(name: &[u8]) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = Path::new(std::ffi::OsStr::from_bytes(name));
+    let normal = path.components().all(|part| matches!(part, Component::Normal(_)));
+    // Spelled as we spell it: no double or closing slash, no dot on the way.
+    let rebuilt: PathBuf = path.components().collect();
+    let ours = path.starts_with(crate::source::MARKER_DIRECTORY);
+    (normal && rebuilt.as_os_str() == path.as_os_str() && !ours && name.len() < 4096).then_some(rebuilt)
+}
+
+/// `program.json`: the hash of our own program, which need not be read for every pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Program {
+    of: (u64, u64, u64, i64, i64),
+    name: String,
+}
+
+/// The name of our program on a GPU: by its content.
+fn program(dir: &DataDir) -> Result<String, AgentError> {
+    let io = |error| AgentError::io("read our own program", error);
+    let found = fs::metadata(SELF).map_err(io)?;
+    let of = (
+        found.dev(),
+        found.ino(),
+        found.size(),
+        found.mtime(),
+        found.mtime_nsec(),
+    );
+    let path = dir.file("program.json");
+    let noted = dir.read_json::<Program>(&path).ok().flatten();
+    if let Some(noted) = noted.filter(|noted| noted.of == of) {
+        return Ok(noted.name);
+    }
+    let digest = Sha256::digest(fs::read(SELF).map_err(io)?);
+    let hash: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let name = format!("agent-{hash}");
+    dir.write_passing_json(&path, &Program { of, name: name.clone() })?;
+    Ok(name)
+}
+
+fn push(machine: &Machine, path: &str, name: &str) -> Result<(), Failed> {
+    let program = fs::read(SELF).map_err(|error| AgentError::io("read our own program", error))?;
+    let mut input = format!("{path}\n{name}\n{}\n", program.len()).into_bytes();
+    input.extend(program);
+    match machine.run(PUSH, &input) {
+        Ok(done) if done.code == Some(0) => Ok(()),
+        Ok(done) => Err(Failed::Missing(format!(
+            "our program cannot be put into the tree's .warmspare directory (exit code {:?})",
+            done.code
+        ))),
+        Err(AgentError::Interrupted(words)) => Err(Failed::Missing(words)),
+        Err(error) => Err(Failed::Broken(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Tree;
+
+    fn told(paths: &[u8]) -> Result<Told, Failed> {
+        let reply = Reply {
+            number: 1,
+            tree: Tree::Gone,
+            cursor: None,
+            changes: Changes::Complete,
+            directories: 0,
+        };
+        understand(reply, paths, 0)
+    }
+
+    #[test]
+    fn a_watcher_cannot_name_what_lies_outside_the_tree() {
+        let good = told(b".\0.a/b\0/a\0.line\nbreak\0.\xff\0").unwrap();
+        let names: Vec<_> = good
+            .paths
+            .iter()
+            .map(|path| path.as_os_str().as_encoded_bytes())
+            .collect();
+        assert_eq!(names, [&b""[..], b"a", b"a/b", b"line\nbreak", b"\xff"]);
+        assert_eq!(good.replaced, [Path::new("a")]);
+        let bad: [&[u8]; 10] = [
+            b"./etc/passwd\0",
+            b"/../x\0",
+            b".a/../../x\0",
+            b".a//b\0",
+            b".a/\0",
+            b"../a\0",
+            b".a/./b\0",
+            b"..warmspare/marker.json\0",
+            b"\0",
+            b".not ended",
+        ];
+        for paths in bad {
+            assert!(told(paths).is_err(), "{paths:?}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Whoever is connected to a watcher.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::protocol::{Hello, Question, write_frame};
+
+/// A reader that takes no answer for this long is gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A standby that is connected, by its relay.
+pub(super) struct Caller {
+    pub(super) stream: UnixStream,
+    heard: Vec<u8>,
+    pub(super) question: Option<(Question, Instant)>,
+    pub(super) gone: bool,
+}
+
+impl Caller {
+    pub(super) fn greet(stream: UnixStream, hello: &Hello) -> Option<Self> {
+        stream.set_nonblocking(false).ok()?;
+        stream.set_read_timeout(Some(Duration::from_millis(100))).ok()?;
+        stream.set_write_timeout(Some(PATIENCE)).ok()?;
+        write_frame(&stream, hello, b"").ok()?;
+        Some(Self {
+            stream,
+            heard: Vec::new(),
+            question: None,
+            gone: false,
+        })
+    }
+
+    pub(super) fn hear(&mut self) {
+        let mut here = [PollFd::new(&self.stream, PollFlags::IN)];
+        if !poll(&mut here, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
+            return;
+        }
+        let mut chunk = [0; 4096];
+        match (&self.stream).read(&mut chunk) {
+            Ok(read) if read > 0 && self.heard.len() < 1 << 16 => {
+                self.heard.extend(chunk.get(..read).unwrap_or_default());
+            }
+            Ok(_) | Err(_) => self.gone = true,
+        }
+        while let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.heard.drain(..=end).collect();
+            match serde_json::from_slice::<Question>(&line) {
+                Ok(question) => {
+                    let until = Instant::now() + Duration::from_millis(question.wait_ms.max(question.patience_ms));
+                    self.question = Some((question, until));
+                }
+                Err(_) => self.gone = true,
+            }
+        }
+    }
+}

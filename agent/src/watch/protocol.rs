@@ -1,0 +1,177 @@
+//! What the standby asks a watcher and what it answers, over one SSH session: a question is a line of JSON, an answer a frame.
+//!
+//! Both ends are the same program, pushed by its content hash, so these messages need no versions.
+
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize};
+
+use crate::source::Tree;
+
+/// How far the changes of one watcher are known: "everything up to here".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The watcher's life: random, so that no other watcher's cursor is ever taken for its own.
+    pub life: String,
+    /// Counts the questions of that life.
+    pub seq: u64,
+}
+
+/// A question.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// Its answer carries the same number: one that comes late is not taken for another's.
+    pub number: u64,
+    /// Since when; what lies before is acknowledged and may be forgotten. Nothing is acknowledged without it.
+    pub since: Option<Cursor>,
+    /// How long to wait until there is a change.
+    pub wait_ms: u64,
+    /// How long to wait until every directory is watched.
+    pub patience_ms: u64,
+    /// Whether the watcher is to end: a newer one takes its place.
+    pub leave: bool,
+}
+
+/// What a watcher says when somebody connects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Device and inode of its program.
+    pub program: (u64, u64),
+    /// The tree it watches, as it was named.
+    pub tree: Vec<u8>,
+    /// Device and inode of the tree's root.
+    pub root: (u64, u64),
+}
+
+/// Before a path that is to be looked at.
+pub const ITSELF: u8 = b'.';
+/// Before a path at which a directory was taken away: if one is there now, it is another.
+pub const REPLACED: u8 = b'/';
+
+/// An answer. The changed paths follow it, each with [`ITSELF`] or [`REPLACED`] before and a zero byte behind it, relative to the
+/// tree; the root itself is the empty path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply {
+    /// The number of the question.
+    pub number: u64,
+    /// The tree, looked at now.
+    pub tree: Tree,
+    /// A full scan that starts after this answer, or a transfer of these changes, brings a copy up to here.
+    pub cursor: Option<Cursor>,
+    /// Whether the changes that follow are all that happened since.
+    pub changes: Changes,
+    /// How many directories are watched.
+    pub directories: u64,
+}
+
+/// Whether a list of changes is all that must be transferred.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Changes {
+    /// It is.
+    Complete,
+    /// The changes are known, but a file among them has a second name that nobody reported.
+    HardLinks,
+    /// They are not known: another life, a cursor that was acknowledged away, or none was given.
+    NoCursor,
+    /// There were more than the watcher remembers.
+    TooMany,
+    /// Not every directory is watched yet.
+    Starting,
+    /// The machine's limits do not let us watch; the words are for a person.
+    Blind(String),
+}
+
+/// An answer with its paths.
+pub type Answered<T> = (T, Vec<u8>);
+
+/// A frame longer than this is not one of ours.
+pub const LONGEST: usize = 32 << 20;
+
+/// Writes a frame: two lengths, JSON, paths.
+///
+/// # Errors
+/// When the other side is gone or does not read.
+pub fn write_frame<T: Serialize>(mut to: impl Write, head: &T, paths: &[u8]) -> io::Result<()> {
+    let json = serde_json::to_vec(head)?;
+    let mut frame = format!("{} {}\n", json.len(), paths.len()).into_bytes();
+    frame.extend(json);
+    frame.extend(paths);
+    to.write_all(&frame)
+}
+
+/// Takes a frame off the beginning of what was heard; `None` while it is not complete.
+///
+/// # Errors
+/// When it is no frame.
+pub fn take_frame<T: for<'a> Deserialize<'a>>(heard: &mut Vec<u8>) -> io::Result<Option<Answered<T>>> {
+    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "no frame of a watcher");
+    let Some(line) = heard.iter().take(40).position(|byte| *byte == b'\n') else {
+        return if heard.len() < 40 { Ok(None) } else { Err(wrong()) };
+    };
+    let lengths = heard.get(..line).and_then(|line| std::str::from_utf8(line).ok());
+    let (json, paths) = lengths.and_then(|text| text.split_once(' ')).ok_or_else(wrong)?;
+    let (json, paths): (usize, usize) = (json.parse().map_err(|_| wrong())?, paths.parse().map_err(|_| wrong())?);
+    if json > LONGEST || paths > LONGEST {
+        return Err(wrong());
+    }
+    let start = line + 1;
+    let (Some(head), Some(body)) = (
+        heard.get(start..start + json),
+        heard.get(start + json..start + json + paths),
+    ) else {
+        return Ok(None);
+    };
+    let taken = (serde_json::from_slice(head)?, body.to_vec());
+    heard.drain(..start + json + paths);
+    Ok(Some(taken))
+}
+
+/// Reads one frame.
+///
+/// # Errors
+/// When the other side is gone, silent, or says something else.
+pub fn read_frame<T: for<'a> Deserialize<'a>>(mut from: impl Read) -> io::Result<Answered<T>> {
+    let mut heard = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        if let Some(frame) = take_frame(&mut heard)? {
+            return Ok(frame);
+        }
+        match from.read(&mut chunk)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => heard.extend(chunk.get(..read).unwrap_or_default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_taken_when_it_is_complete_and_nothing_else_is() {
+        let mut whole = Vec::new();
+        write_frame(&mut whole, &"head", b"a\0b\n\xff\0").unwrap();
+        let mut heard = Vec::new();
+        for byte in whole.iter().chain(b"1").copied() {
+            heard.push(byte);
+            if let Some((head, paths)) = take_frame::<String>(&mut heard).unwrap() {
+                assert_eq!((head.as_str(), paths.as_slice()), ("head", b"a\0b\n\xff\0".as_slice()));
+                assert!(heard.is_empty());
+            }
+        }
+        assert_eq!(heard, b"1");
+        for bad in [
+            "x y\n",
+            "1\n",
+            "99999999999 1\n",
+            "1 99999999999\n",
+            "-1 0\n",
+            "3 0\n{}}",
+        ] {
+            assert!(take_frame::<String>(&mut bad.as_bytes().to_vec()).is_err(), "{bad:?}");
+        }
+        assert!(take_frame::<String>(&mut vec![b'1'; 41]).is_err());
+    }
+}

@@ -1,0 +1,267 @@
+//! What the standby knows of the watcher on its GPU: where they left off, and whether a pass may rely on it.
+//!
+//! # Guarantees
+//! A cursor is stored only after the recovery point that it belongs to is durable, and only a question that carries a cursor lets
+//! the watcher forget. So whatever dies in between, the next pass hears of the same changes again.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use warmspare_domain::ids::RecoveryPointId;
+use warmspare_domain::units::Timestamp;
+use warmspare_wire::agent::Watcher;
+
+use crate::clock;
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+use crate::observer::{Failed, Observer, Told};
+use crate::process;
+use crate::ssh::Machine;
+use crate::state::{BindingFile, PointFile, SCHEMA};
+use crate::watch::protocol::{Changes, Cursor, Question};
+
+/// The safety net: what inotify cannot see is at most this old.
+pub const FULL_EVERY: Duration = Duration::from_secs(15 * 60);
+
+/// A GPU that has no watcher is asked again after this long.
+const TRY_AGAIN: Duration = Duration::from_secs(5 * 60);
+
+/// How long a pass waits for a watcher that is still listing the tree.
+const PATIENCE_MS: u64 = 10_000;
+
+/// `watch.json`: where standby and watcher left off.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WatchFile {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What the newest recovery point has seen of the watcher's changes.
+    pub seen: Option<Seen>,
+    /// How the watcher was found.
+    pub watcher: Watcher,
+    /// When to look for one again, and for which bind that holds.
+    pub try_again: Option<(Timestamp, u64)>,
+}
+
+/// See [`WatchFile::seen`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Up to here the recovery point has everything.
+    pub cursor: Cursor,
+    /// The recovery point.
+    pub point: RecoveryPointId,
+    /// The bind that it holds for: another source, or other excludes, and it counts no more.
+    pub revision: u64,
+    /// When the last full scan of this watcher's life began.
+    pub full_at: Timestamp,
+}
+
+/// Whether a pass has time for more than what changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Haste {
+    /// It has.
+    Calm,
+    /// The GPU is about to stop.
+    LastGasp,
+}
+
+/// What a pass is to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Every file.
+    Everything,
+    /// What the watcher told.
+    Changes,
+    /// Nothing: nothing changed.
+    Nothing,
+}
+
+/// The session with the watcher, kept for as long as a worker lives.
+#[derive(Debug, Default)]
+pub struct Watching {
+    observer: Option<(u64, Observer)>,
+}
+
+impl DataDir {
+    /// Where standby and watcher left off.
+    #[must_use]
+    pub fn watch_file(&self) -> WatchFile {
+        // One that cannot be read costs a full scan and nothing else.
+        let read = self.read_json(&self.file("watch.json"));
+        read.ok().flatten().unwrap_or_default()
+    }
+
+    /// Notes it. Lost in a power failure it costs a full scan; it must not be there before its recovery point, and it is not.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub fn save_watch_file(&self, file: &WatchFile) -> Result<(), AgentError> {
+        self.write_passing_json(&self.file("watch.json"), file)
+    }
+}
+
+impl Watching {
+    /// Asks what changed since the newest recovery point. `None` when nobody can tell.
+    ///
+    /// # Errors
+    /// When the GPU cannot be reached.
+    pub fn ask(
+        &mut self,
+        dir: &DataDir,
+        machine: &Machine,
+        binding: &BindingFile,
+        base: Option<&PointFile>,
+        haste: Haste,
+    ) -> Result<Option<Told>, AgentError> {
+        let file = dir.watch_file();
+        if let Some((at, revision)) = file.try_again
+            && revision == binding.revision
+            && clock::now() < at
+        {
+            return Ok(None);
+        }
+        let question = Question {
+            since: trusted(&file, binding, base).map(|seen| seen.cursor.clone()),
+            patience_ms: if haste == Haste::Calm { PATIENCE_MS } else { 0 },
+            ..Question::default()
+        };
+        match self.put(dir, machine, binding, &question, haste) {
+            Ok(told) => {
+                note(dir, binding, describe(&told))?;
+                Ok(Some(told))
+            }
+            Err(Failed::Broken(error)) => {
+                self.observer = None;
+                Err(error)
+            }
+            Err(Failed::Missing(reason)) => {
+                self.observer = None;
+                process::log(&format!("no watcher: {reason}"));
+                if haste == Haste::Calm {
+                    note(dir, binding, Watcher::Missing { reason })?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Puts one question over the session at hand, or over a fresh one when the watcher has gone meanwhile.
+    fn put(
+        &mut self,
+        dir: &DataDir,
+        machine: &Machine,
+        binding: &BindingFile,
+        question: &Question,
+        haste: Haste,
+    ) -> Result<Told, Failed> {
+        if let Some((revision, mut observer)) = self.observer.take()
+            && revision == binding.revision
+        {
+            match observer.query(question) {
+                Ok(told) => {
+                    self.observer = Some((revision, observer));
+                    return Ok(told);
+                }
+                Err(Failed::Missing(_)) => {}
+                Err(broken @ Failed::Broken(_)) => return Err(broken),
+            }
+        }
+        let mut observer = Observer::attach(dir, machine, &binding.bind.source_path, haste)?;
+        let told = observer.query(question)?;
+        self.observer = Some((binding.revision, observer));
+        Ok(told)
+    }
+
+    /// Asks again over the session at hand: how the tree looks now, and what changed since a cursor, if one is given.
+    #[must_use]
+    pub fn again(&mut self, since: Option<Cursor>) -> Option<Result<Told, Failed>> {
+        let (_, observer) = self.observer.as_mut()?;
+        let question = Question {
+            since,
+            ..Question::default()
+        };
+        let told = observer.query(&question);
+        if told.is_err() {
+            self.observer = None;
+        }
+        Some(told)
+    }
+
+    /// The session at hand, for whoever waits for the next change.
+    pub fn observer(&mut self) -> Option<&mut Observer> {
+        self.observer.as_mut().map(|(_, observer)| observer)
+    }
+
+    /// Ends the session. The watcher stays.
+    pub fn hang_up(&mut self) {
+        self.observer = None;
+    }
+}
+
+/// Decides what a pass looks at.
+#[must_use]
+pub fn plan(seen: Option<&Seen>, told: Option<&Told>, haste: Haste) -> Plan {
+    let (Some(told), Some(seen)) = (told, seen) else {
+        return Plan::Everything;
+    };
+    let knows = told.reply.changes == Changes::Complete && told.reply.cursor.is_some();
+    if !knows || (haste == Haste::Calm && is_full_due(seen)) {
+        return Plan::Everything;
+    }
+    if told.paths.is_empty() {
+        Plan::Nothing
+    } else {
+        Plan::Changes
+    }
+}
+
+/// Whether the safety net is due; also after the clock was set back.
+#[must_use]
+pub fn is_full_due(seen: &Seen) -> bool {
+    let now = clock::now();
+    now < seen.full_at || now.since(seen.full_at) >= FULL_EVERY
+}
+
+/// The cursor, if it may be relied on: of this bind, and no newer than the newest recovery point.
+#[must_use]
+pub fn trusted<'a>(file: &'a WatchFile, binding: &BindingFile, base: Option<&PointFile>) -> Option<&'a Seen> {
+    file.seen
+        .as_ref()
+        .filter(|seen| seen.revision == binding.revision && base.is_some_and(|base| base.point.id >= seen.point))
+}
+
+/// Notes how far a complete pass went. The recovery point is durable.
+///
+/// # Errors
+/// When the disk is full or fails.
+pub fn remember(dir: &DataDir, seen: Option<Seen>) -> Result<(), AgentError> {
+    let mut file = dir.watch_file();
+    file.schema = SCHEMA;
+    file.seen = seen;
+    dir.save_watch_file(&file)
+}
+
+fn note(dir: &DataDir, binding: &BindingFile, watcher: Watcher) -> Result<(), AgentError> {
+    let mut file = dir.watch_file();
+    let try_again = match &watcher {
+        Watcher::Missing { .. } => Some((clock::now() + TRY_AGAIN, binding.revision)),
+        Watcher::Unknown | Watcher::Starting | Watcher::Watching { .. } => None,
+    };
+    if file.watcher == watcher && file.try_again == try_again {
+        return Ok(());
+    }
+    file.schema = SCHEMA;
+    file.watcher = watcher;
+    file.try_again = try_again;
+    dir.save_watch_file(&file)
+}
+
+fn describe(told: &Told) -> Watcher {
+    match &told.reply.changes {
+        Changes::Starting => Watcher::Starting,
+        Changes::Blind(reason) => Watcher::Missing { reason: reason.clone() },
+        Changes::Complete | Changes::HardLinks | Changes::NoCursor | Changes::TooMany => Watcher::Watching {
+            directories: told.reply.directories,
+        },
+    }
+}

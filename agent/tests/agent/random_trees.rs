@@ -1,0 +1,191 @@
+//! Random changes, random kills, and then: the copy equals the source.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use warmspare_domain::ids::Epoch;
+use warmspare_wire::agent::{PassScope, Urgency};
+
+use crate::support::{
+    Dice, Disk, Machine, Standby, assert_same_tree, descendants, eventually, kill, odd_names, read_tree, status_of,
+};
+
+const FIRST: Epoch = Epoch::FIRST;
+
+/// A few names, so that operations meet each other.
+fn random_path(root: &Path, dice: &mut Dice) -> PathBuf {
+    let odd = odd_names();
+    let mut path = root.to_owned();
+    for _ in 0..=dice.below(3) {
+        if dice.below(8) == 0 {
+            let name = &odd[usize::try_from(dice.below(odd.len() as u64)).unwrap()];
+            path.push(std::ffi::OsStr::from_bytes(name));
+        } else {
+            path.push(format!("n{}", dice.below(5)));
+        }
+    }
+    path
+}
+
+fn content(dice: &mut Dice) -> Vec<u8> {
+    let length = match dice.below(10) {
+        0 => 0,
+        1 => dice.below(300_000),
+        _ => dice.below(300),
+    };
+    let byte = u8::try_from(dice.below(256)).unwrap();
+    vec![byte; usize::try_from(length).unwrap()]
+}
+
+/// Does one thing to the tree; what the tree does not allow does not happen.
+fn operate(root: &Path, dice: &mut Dice, twins: Twins) {
+    let path = random_path(root, dice);
+    let other = random_path(root, dice);
+    let kind = fs::symlink_metadata(&path).map(|found| found.file_type());
+    let is_file = kind.as_ref().is_ok_and(fs::FileType::is_file);
+    match dice.below(16) {
+        0..=3 => {
+            let _ = fs::create_dir_all(path.parent().unwrap());
+            if !kind.is_ok_and(|kind| kind.is_symlink()) {
+                let _ = fs::write(&path, content(dice));
+            }
+        }
+        4 if is_file => {
+            let file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+            file.write_all_at(&content(dice), 0).unwrap();
+        }
+        5 if is_file => {
+            let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_len(dice.below(5000)).unwrap();
+        }
+        6 | 7 => drop(fs::rename(&path, &other)),
+        8 => drop(renameat_with(CWD, &path, CWD, &other, RenameFlags::EXCHANGE)),
+        9 if is_file && twins == Twins::Some => drop(fs::hard_link(&path, &other)),
+        10 => drop(symlink(&path, &other)),
+        11 if kind.is_ok_and(|kind| !kind.is_symlink()) => {
+            let modes = [0o700, 0o755, 0o711, 0o1777, 0o4755];
+            let mode = modes[usize::try_from(dice.below(5)).unwrap()];
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        12 if is_file => {
+            let value = format!("{}", dice.below(100));
+            let _ = rustix::fs::lsetxattr(&path, "user.x", value.as_bytes(), rustix::fs::XattrFlags::empty());
+        }
+        13 if is_file => {
+            let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.write_all_at(b"island", dice.below(1 << 20)).unwrap();
+        }
+        14 => {
+            // Seldom a whole directory, or the deletion guard would have its say.
+            if is_file || dice.below(6) == 0 {
+                let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+            }
+        }
+        _ => drop(fs::create_dir_all(&path)),
+    }
+}
+
+fn kill_something(gpu: &Machine, standby: &Standby, dice: &mut Dice) {
+    let wait = Duration::from_micros(dice.below(250_000));
+    let until = Instant::now() + wait;
+    while Instant::now() < until {
+        std::thread::yield_now();
+    }
+    let workers = standby.workers();
+    match dice.below(4) {
+        0 if dice.below(3) == 0 => gpu.watchers().into_iter().for_each(kill),
+        1 => workers.into_iter().for_each(kill),
+        2 => workers.into_iter().flat_map(descendants).for_each(kill),
+        _ => {}
+    }
+}
+
+fn check(gpu: &Machine, standby: &Standby) -> PassScope {
+    eventually("the last worker ended", || standby.workers().is_empty().then_some(()));
+    let status = status_of(standby.try_sync(FIRST, Urgency::LastGasp, 30_000));
+    assert!(status.last_failure.is_none() && status.halt.is_none(), "{status:#?}");
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+    let report = status.last_complete.unwrap();
+    let files = read_tree(&gpu.tree())
+        .values()
+        .filter(|entry| entry.kind == 'f')
+        .count();
+    assert_eq!(report.files, files as u64, "{report:?}");
+    report.scope
+}
+
+/// Whether files get second names. A change to one costs a full scan, so with them few passes are over changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Twins {
+    None,
+    Some,
+}
+
+fn wander(disk: Option<&Disk>, for_long: Duration, twins: Twins) {
+    let standby = disk.map_or_else(Standby::new, Disk::standby);
+    let gpu = Machine::start(&[&standby.key()]);
+    let mut bind = standby.bind_request(&gpu, FIRST);
+    // The deletion guard has its own tests.
+    bind.max_deleted_percent = 100;
+    status_of(standby.call(warmspare_wire::agent::Request::Bind(bind)));
+    let mut dice = Dice::new();
+    for n in 0..30 {
+        crate::support::write(&gpu.tree().join(format!("keep/{n}")), format!("keep {n}"));
+    }
+    let until = Instant::now() + for_long;
+    let (mut rounds, mut over_changes) = (0, 0);
+    while Instant::now() < until {
+        for _ in 0..dice.below(3) {
+            for _ in 0..dice.below(15) {
+                operate(&gpu.tree(), &mut dice, twins);
+            }
+            standby.try_sync(FIRST, Urgency::Due, 0);
+            for _ in 0..dice.below(15) {
+                operate(&gpu.tree(), &mut dice, twins);
+            }
+            kill_something(&gpu, &standby, &mut dice);
+        }
+        for _ in 0..dice.below(15) {
+            operate(&gpu.tree(), &mut dice, twins);
+        }
+        rounds += 1;
+        over_changes += u32::from(check(&gpu, &standby) == PassScope::Changes);
+    }
+    println!("{rounds} rounds, {over_changes} of them ended with a pass over changes");
+    assert!(rounds > 0 && (disk.is_none() || rounds < 10 || over_changes > 0));
+}
+
+#[test]
+fn after_the_next_complete_pass_the_copy_equals_the_source() {
+    if let Some(disk) = Disk::make("btrfs", 1000) {
+        wander(Some(&disk), Duration::from_secs(12), Twins::None);
+    }
+}
+
+#[test]
+fn also_where_points_share_by_hard_links() {
+    wander(None, Duration::from_secs(5), Twins::Some);
+}
+
+#[test]
+fn also_where_files_have_second_names() {
+    if let Some(disk) = Disk::make("btrfs", 1000) {
+        wander(Some(&disk), Duration::from_secs(8), Twins::Some);
+    }
+}
+
+#[test]
+#[ignore = "ten minutes; SECONDS_TO_WANDER=n for another while, SEED=n to repeat a walk"]
+fn for_a_long_time_the_copy_equals_the_source() {
+    let seconds = std::env::var("SECONDS_TO_WANDER")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    for twins in [Twins::None, Twins::Some] {
+        let disk = Disk::make("btrfs", 4000).expect("btrfs needs root");
+        wander(Some(&disk), Duration::from_secs(seconds.unwrap_or(600) / 2), twins);
+    }
+}
