@@ -12,7 +12,7 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::process::SELF;
 use crate::session::Session;
-use crate::ssh::{Machine, last_words};
+use crate::ssh::{Answered, Machine, last_words};
 use crate::watch::protocol::{Changes, LONGEST, Question, REPLACED, Reply, take_frame};
 use crate::watch::relay::{GREETING, GREETING_END};
 use crate::watching::Haste;
@@ -238,11 +238,12 @@ fn push(machine: &Machine, path: &str, name: &str) -> Result<(), Failed> {
     let mut input = format!("{path}\n{name}\n{}\n", program.len()).into_bytes();
     input.extend(program);
     match machine.run(PUSH, &input) {
-        Ok(done) if done.code == Some(0) => Ok(()),
-        Ok(done) => Err(Failed::Missing(format!(
-            "our program cannot be put into the tree's .warmspare directory (exit code {:?})",
-            done.code
+        Ok(Answered { code: Some(0), .. }) => Ok(()),
+        Ok(Answered { code: Some(code), .. }) => Err(Failed::Missing(format!(
+            "our program cannot be put into the tree's .warmspare directory (exit code {code})"
         ))),
+        // It was cut off, which says nothing about the GPU: the next pass tries at once.
+        Ok(Answered { code: None, .. }) => Err(Failed::Broken(AgentError::Interrupted("ssh was stopped".into()))),
         Err(AgentError::Interrupted(words)) => Err(Failed::Missing(words)),
         Err(error) => Err(Failed::Broken(error)),
     }
