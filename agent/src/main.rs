@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use warmspare_agent::data_dir::DataDir;
 use warmspare_agent::error::AgentError;
 use warmspare_agent::terminal::{self, Format};
-use warmspare_agent::{call, download, process, restore, sync};
+use warmspare_agent::{call, download, process, rescue, restore, sync};
 use warmspare_domain::ids::{Epoch, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{Host, PointChoice, Request, Restore, Sync, Urgency};
@@ -77,6 +77,8 @@ enum Verb {
     },
     #[command(name = sync::WORKER, hide = true)]
     PassWorker,
+    #[command(name = rescue::WORKER, hide = true)]
+    RescueWorker,
     #[command(name = restore::WORKER, hide = true)]
     RestoreWorker,
     #[command(name = process::TIED, hide = true)]
@@ -163,6 +165,7 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
             terminal::verify(&data, &which.choice(), host, path, output.format()).into()
         }
         Verb::PassWorker => worker(&data, sync::work),
+        Verb::RescueWorker => worker(&data, rescue::work),
         Verb::RestoreWorker => worker(&data, restore::work),
         Verb::Tied {
             parent,

@@ -338,8 +338,9 @@ fn halted((reason, detail): Tripped) -> AgentError {
     AgentError::Halted { reason, detail }
 }
 
-/// Names of recovery points sort by age, also when the clock was set back.
-fn start_after(base: Option<&PointFile>, now: Timestamp) -> Timestamp {
+/// When a pass starts, so that the names of recovery points sort by age, also when the clock was set back.
+#[must_use]
+pub fn start_after(base: Option<&PointFile>, now: Timestamp) -> Timestamp {
     match base {
         Some(base) if base.point.taken_at >= now => base.point.taken_at + std::time::Duration::from_millis(1),
         Some(_) | None => now,

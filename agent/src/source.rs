@@ -304,7 +304,9 @@ fn read_look(output: &[u8]) -> Option<Look> {
     Some(Look { tree, rsync })
 }
 
-fn read_marker(bytes: &[u8]) -> MarkerFound {
+/// Reads the content of a marker file.
+#[must_use]
+pub fn read_marker(bytes: &[u8]) -> MarkerFound {
     match serde_json::from_slice::<Marker>(bytes) {
         Ok(marker) if marker.schema <= SCHEMA => MarkerFound::Is(marker),
         Ok(_) | Err(_) => MarkerFound::Unreadable,

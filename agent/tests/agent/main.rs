@@ -7,6 +7,7 @@ mod downloads;
 mod guards;
 mod kills;
 mod passes;
+mod rescues;
 mod restores;
 mod single_flight;
 mod storage;

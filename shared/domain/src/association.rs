@@ -277,6 +277,27 @@ pub struct Loss {
     pub since: Timestamp,
     /// How.
     pub cause: LossCause,
+    /// Whether its last changes are still to be fetched from its disk.
+    #[serde(default)]
+    pub rescue: Rescue,
+}
+
+/// Whether a lost GPU's last changes are still to be fetched from its disk, through its provider.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rescue {
+    /// There is no way to, or no longer one.
+    #[default]
+    Over,
+    /// They are.
+    Wanted {
+        /// Attempts that did not even begin.
+        failures: u8,
+        /// Not before this instant.
+        not_before: Timestamp,
+    },
+    /// Everything that the disk held was fetched.
+    Complete,
 }
 
 /// How a GPU was lost.
@@ -323,6 +344,16 @@ impl LossCause {
         match self {
             Self::Outbid | Self::Paused | Self::OutOfCredit | Self::ContractEnded | Self::HostDark | Self::Gone => true,
             Self::ReportedFailed | Self::ReportedDestroyed | Self::SourceHalted => false,
+        }
+    }
+
+    /// Whether the GPU's disk is still there while its host is online, so that its provider can hand out what is on it.
+    /// `reference/vast/vast-api.md` §9.
+    #[must_use]
+    pub fn leaves_the_disk(self) -> bool {
+        match self {
+            Self::Outbid | Self::Paused | Self::OutOfCredit | Self::ContractEnded => true,
+            Self::HostDark | Self::Gone | Self::ReportedFailed | Self::ReportedDestroyed | Self::SourceHalted => false,
         }
     }
 

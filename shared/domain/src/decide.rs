@@ -1,7 +1,7 @@
 //! The one place where warmspare makes up its mind.
 //!
 //! `requests` takes in what people and tools ask, `looked` what we saw of the world, `results` what became of effects;
-//! `due` derives the effects from the state, `needs` says what to look at next.
+//! `rescue` says when a paused GPU's disk is read; `due` derives the effects from the state, `needs` says what to look at next.
 
 use crate::association::{Association, Phase};
 use crate::effect::Effect;
@@ -13,10 +13,12 @@ mod due;
 mod looked;
 mod needs;
 mod requests;
+mod rescue;
 mod results;
 
 pub use looked::{ABSENT_READS, DARK_READS};
 pub use needs::{Needs, needs};
+pub use rescue::RESCUE_ATTEMPTS;
 
 /// What was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]

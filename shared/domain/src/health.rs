@@ -1,6 +1,6 @@
 //! How well an association does, computed from what is known, never stored.
 
-use crate::association::{Association, Copying, Link, OutbidNotice, Phase, Saved, Trust};
+use crate::association::{Association, Copying, Link, OutbidNotice, Phase, Rescue, Saved, Trust};
 use crate::units::{Bytes, Timestamp};
 
 /// What the last heartbeat said of the data.
@@ -114,7 +114,11 @@ fn note_phase(a: &Association, now: Timestamp, notes: &mut Vec<(Grade, String)>)
             let hours = end.since(now).as_secs() / 3600;
             (
                 Grade::Bad,
-                format!("the GPU is lost: {}; {saved} until {end} ({hours} h)", loss.cause),
+                format!(
+                    "the GPU is lost: {}; {saved} until {end} ({hours} h){}",
+                    loss.cause,
+                    rescue_words(loss.rescue)
+                ),
             )
         }
         Phase::Restoring { .. } => (
@@ -130,6 +134,14 @@ fn note_phase(a: &Association, now: Timestamp, notes: &mut Vec<(Grade, String)>)
         Phase::Releasing { .. } => (Grade::Degraded, "the standby is being deleted".to_owned()),
     };
     notes.push((grade, text));
+}
+
+fn rescue_words(rescue: Rescue) -> &'static str {
+    match rescue {
+        Rescue::Over => "",
+        Rescue::Wanted { .. } => "; its last changes are being fetched from its disk",
+        Rescue::Complete => "; everything that was on its disk was fetched",
+    }
 }
 
 fn note_lag(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp, notes: &mut Vec<(Grade, String)>) {

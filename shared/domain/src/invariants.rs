@@ -150,6 +150,10 @@ fn follows(a: &Association, effect: &Effect) -> bool {
         Effect::StopStandby { standby } => ours(standby) && matches!(a.phase, Phase::Holding(_)),
         Effect::Bind { gpu, epoch, .. } => copying && *gpu == a.gpu && *epoch == a.epoch,
         Effect::Sync { epoch, .. } => copying && *epoch == a.epoch,
+        Effect::Rescue { gpu, epoch, loss, .. } => {
+            let ours = *gpu == a.gpu && *epoch == a.epoch && a.last_epoch == a.epoch;
+            ours && matches!(&a.phase, Phase::Holding(held) if held.since == *loss && held.cause.leaves_the_disk())
+        }
         Effect::RentGpu { epoch, .. } => job_epoch(a) == Some(*epoch) && target_gpu(a).is_none(),
         Effect::Restore { epoch, target, .. } => job_epoch(a) == Some(*epoch) && target_gpu(a) == Some(*target),
         Effect::DestroySuperseded { gpu, warrant } => {

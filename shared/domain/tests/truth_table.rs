@@ -12,7 +12,8 @@ use warmspare_domain::event::{Destination, Event, Subject};
 use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::Epoch;
 use warmspare_domain::observed::{
-    AgentReport, BoundTo, GpuSeen, Observed, PassTrouble, PauseCause, PointsSeen, RestoreSeen, Seen, StandbySeen,
+    AgentReport, BoundTo, GpuSeen, Observed, PassTrouble, PauseCause, PointsSeen, RescueSeen, RestoreSeen, Seen,
+    StandbySeen,
 };
 use warmspare_domain::policy::{Failover, SupersededGpu, WhenDeletedAtVast};
 use warmspare_domain::problem::ProblemKind;
@@ -267,7 +268,7 @@ fn vast_status_is_read_as_the_reference_says() {
             looked(sees_gpu(paused())),
             0,
             Holding,
-            &[],
+            &[E::Rescue],
             lost(LossCause::Paused),
         ),
         row(
@@ -276,7 +277,7 @@ fn vast_status_is_read_as_the_reference_says() {
             looked(sees_gpu(paused())),
             20,
             Holding,
-            &[],
+            &[E::Rescue],
             lost(LossCause::Outbid),
         ),
         row(
@@ -285,7 +286,7 @@ fn vast_status_is_read_as_the_reference_says() {
             looked(sees_gpu(no_credit.clone())),
             0,
             Holding,
-            &[],
+            &[E::Rescue],
             lost(LossCause::OutOfCredit),
         ),
         row(
@@ -294,7 +295,7 @@ fn vast_status_is_read_as_the_reference_says() {
             looked(sees_gpu(no_credit)),
             0,
             Holding,
-            &[],
+            &[E::Rescue],
             lost(LossCause::OutOfCredit),
         ),
         row(
@@ -303,7 +304,7 @@ fn vast_status_is_read_as_the_reference_says() {
             looked(sees_gpu(ended)),
             0,
             Holding,
-            &[],
+            &[E::Rescue],
             lost(LossCause::ContractEnded),
         ),
         row(
@@ -1513,4 +1514,157 @@ fn every_phase_answers_every_event_as_the_golden_table_says() {
         std::fs::write(path, &table).unwrap();
         panic!("the decisions differ from tests/golden/decisions.txt; see {path}");
     }
+}
+
+#[test]
+fn a_paused_gpus_disk_is_read_before_a_replacement_is_rented_and_holds_nothing_up_for_long() {
+    use PhaseName::{Holding, Restoring};
+    let failing_over = with_policy(doubted(protected()), fails_over);
+    let announced = after(&failing_over, &Event::OutbidAnnounced { gpu: gpu() });
+    let lost = after(&announced, &looked(sees_gpu(paused())));
+    let rescue = |rescue| AgentReport { rescue, ..pulling() };
+    let told = |seen| reported(rescue(seen));
+    let done = after(&lost, &told(RescueSeen::Complete(t0())));
+    let refused = after(&lost, &told(RescueSeen::Refused(t0())));
+    let stopped = change(lost.clone(), |a| a.copying = Copying::Off);
+    let down = change(lost.clone(), |a| a.standby.link = Link::Lost(endpoint()));
+    let manual = change(lost.clone(), |a| a.policy.failover = Failover::Manual);
+    let standby_stopped = Seen {
+        standby: Observed::Present(StandbySeen::Stopped),
+        ..sees_gpu(paused())
+    };
+    let failed = effect_failed(E::Rescue, ProblemKind::OutcomeUnknown);
+    let twice = after(&after(&lost, &failed), &failed);
+    let first = Reason::RescueFirst;
+    let renting = Reason::AutomaticFailover;
+    let other = t0() + std::time::Duration::from_secs(1);
+    check(vec![
+        row(
+            "paused: its disk first",
+            lost.clone(),
+            looked(sees_gpu(paused())),
+            1,
+            Holding,
+            &[E::Rescue],
+            first,
+        ),
+        row(
+            "Vast is silent: wait",
+            lost.clone(),
+            looked(Seen::NOTHING),
+            1,
+            Holding,
+            &[],
+            first,
+        ),
+        row(
+            "dark: no waiting",
+            lost.clone(),
+            looked(sees_gpu(GpuSeen::Dark)),
+            1,
+            Restoring,
+            &[E::RentGpu],
+            renting,
+        ),
+        row(
+            "too long",
+            lost.clone(),
+            looked(sees_gpu(paused())),
+            121,
+            Restoring,
+            &[E::RentGpu],
+            renting,
+        ),
+        row(
+            "fetched",
+            lost.clone(),
+            told(RescueSeen::Complete(t0())),
+            1,
+            Holding,
+            &[],
+            Reason::Rescued,
+        ),
+        row(
+            "fetched, so on",
+            done,
+            looked(sees_gpu(paused())),
+            1,
+            Restoring,
+            &[E::RentGpu],
+            renting,
+        ),
+        row(
+            "a guard refused",
+            refused,
+            looked(sees_gpu(paused())),
+            1,
+            Restoring,
+            &[E::RentGpu],
+            renting,
+        ),
+        row(
+            "another loss's",
+            lost.clone(),
+            told(RescueSeen::Complete(other)),
+            1,
+            Holding,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "failed once",
+            lost.clone(),
+            failed.clone(),
+            1,
+            Holding,
+            &[],
+            Reason::RetryLater,
+        ),
+        row("failed thrice", twice, failed, 1, Holding, &[], Reason::RescueGivenUp),
+        row(
+            "the user stopped copying",
+            stopped,
+            looked(sees_gpu(paused())),
+            1,
+            Restoring,
+            &[E::RentGpu],
+            renting,
+        ),
+        row(
+            "its standby is down",
+            down,
+            looked(standby_stopped),
+            1,
+            Holding,
+            &[E::StartStandby],
+            first,
+        ),
+        row(
+            "nobody waits",
+            manual.clone(),
+            looked(sees_gpu(paused())),
+            1800,
+            Holding,
+            &[E::Rescue],
+            Reason::Steady,
+        ),
+        row(
+            "not for ever",
+            manual,
+            looked(sees_gpu(paused())),
+            3601,
+            Holding,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "a halted source is not read behind a person's back",
+            halted(),
+            looked(sees_gpu(paused())),
+            1,
+            Holding,
+            &[],
+            Reason::GpuLost(LossCause::Paused),
+        ),
+    ]);
 }

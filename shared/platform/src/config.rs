@@ -114,6 +114,8 @@ pub enum Scope {
 pub struct MachineConfig {
     /// The login on GPUs.
     pub gpu_user: String,
+    /// The login of the hosts' daemons that serve the disks of paused GPUs.
+    pub gpu_disk_user: String,
     /// The login on standbys.
     pub standby_user: String,
     /// The SSH port of standbys.
@@ -270,6 +272,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("beat_s", "30", "seconds between two beats"),
     setting("sweep_s", "300", "seconds between two sweeps"),
     setting("gpu_user", "root", "login on GPUs"),
+    setting(
+        "gpu_disk_user",
+        "vastai_kaalia",
+        "login of the hosts' daemons that serve the disks of paused GPUs",
+    ),
     setting("standby_user", "warmspare", "login on standbys"),
     setting("standby_ssh_port", "22", "SSH port of standbys"),
     setting(
@@ -371,6 +378,7 @@ impl Config {
             },
             machines: MachineConfig {
                 gpu_user: read.checked("gpu_user", "root", check_login),
+                gpu_disk_user: read.checked("gpu_disk_user", "vastai_kaalia", check_login),
                 standby_user: read.checked("standby_user", "warmspare", check_login),
                 standby_ssh_port: read.bounded("standby_ssh_port", 22, 1..=65_535),
                 standby_data_dir: read.checked("standby_data_dir", "/var/lib/warmspare", check_remote_dir),

@@ -310,6 +310,19 @@ pub enum Destroyed {
     AlreadyGone,
 }
 
+/// Where the disk of a GPU can be read with rsync, also while the GPU is paused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskModule {
+    /// Address or name of the host, not of the container.
+    pub address: String,
+    /// Its SSH port.
+    pub port: u16,
+    /// The login there.
+    pub user: String,
+    /// The name of the GPU's module.
+    pub module: String,
+}
+
 /// The provider of GPUs.
 #[async_trait]
 pub trait Gpus: Send + Sync {
@@ -321,6 +334,9 @@ pub trait Gpus: Send + Sync {
 
     /// Lets a public key into a GPU. Repeating it is fine.
     async fn attach_key(&self, gpu: GpuId, public_key: &str) -> Result<(), ProviderError>;
+
+    /// Says where the disk of a GPU can be read, by the keys that may log in to it, for as long as its host is online.
+    async fn disk_module(&self, gpu: GpuId) -> Result<DiskModule, ProviderError>;
 
     /// Rents a GPU, or finds the one that carries the wish's label already.
     ///

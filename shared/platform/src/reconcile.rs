@@ -21,6 +21,7 @@ use crate::report;
 
 mod act;
 mod observe;
+mod rescue;
 mod sweep;
 
 pub use sweep::{Orphan, SweepReport};

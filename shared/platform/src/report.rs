@@ -1,7 +1,7 @@
 //! Turns what others said into what decisions and logs need.
 
-use warmspare_domain::observed::{AgentReport, BoundTo, PassTrouble, PointsSeen, RestoreSeen};
-use warmspare_wire::agent::{Binding, PassFailureKind, RestoreActivity, Status};
+use warmspare_domain::observed::{AgentReport, BoundTo, PassTrouble, PointsSeen, RescueSeen, RestoreSeen};
+use warmspare_wire::agent::{Binding, PassFailureKind, RescueActivity, RestoreActivity, Status};
 
 /// The whole chain of an error, in one line, for the one place where it is handled.
 #[must_use]
@@ -47,6 +47,16 @@ pub fn agent(status: &Status) -> AgentReport {
             RestoreActivity::Running { epoch, .. } => RestoreSeen::Running(*epoch),
             RestoreActivity::Verified { epoch, .. } => RestoreSeen::Verified(*epoch),
             RestoreActivity::Failed { epoch, .. } => RestoreSeen::Failed(*epoch),
+        },
+        rescue: match &status.rescue {
+            RescueActivity::Never => RescueSeen::Idle,
+            RescueActivity::Running { loss, .. } => RescueSeen::Running(*loss),
+            RescueActivity::Complete { loss, .. } => RescueSeen::Complete(*loss),
+            RescueActivity::Failed { loss, attempts, .. } => RescueSeen::Failed {
+                loss: *loss,
+                attempts: *attempts,
+            },
+            RescueActivity::Refused { loss, .. } => RescueSeen::Refused(*loss),
         },
     }
 }

@@ -45,6 +45,8 @@ pub enum Request {
     Status,
     /// Lists the recovery points, oldest first.
     RecoveryPoints,
+    /// Starts pulling the tree from the disk of the paused GPU, through its provider's rsync module, or reports the pull under way.
+    Rescue(Rescue),
     /// Starts pushing a recovery point to a host and verifying it there, or reports the push under way.
     Restore(Restore),
     /// Lets one key pull one recovery point, read-only, until an instant.
@@ -113,6 +115,21 @@ pub enum Urgency {
     LastGasp,
 }
 
+/// See [`Request::Rescue`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rescue {
+    /// Refused unless it is the epoch bound, and when a restore under a later one was accepted.
+    pub epoch: Epoch,
+    /// Which loss: its instant. A call with the same one resumes; another one begins anew.
+    pub loss: Timestamp,
+    /// The machine that serves the disk: the host, not the container.
+    pub host: Host,
+    /// The name of the GPU's module there.
+    pub module: String,
+    /// How long the answer may wait for the pull to end, in milliseconds. The pull itself goes on regardless.
+    pub wait_ms: u64,
+}
+
 /// See [`Request::Restore`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restore {
@@ -168,7 +185,7 @@ pub enum Outcome {
         /// The standby's public key, one OpenSSH line.
         public_key: String,
     },
-    /// To [`Request::Bind`], [`Request::Sync`], [`Request::Status`] and [`Request::Restore`].
+    /// To [`Request::Bind`], [`Request::Sync`], [`Request::Rescue`], [`Request::Status`] and [`Request::Restore`].
     Status(Box<Status>),
     /// To [`Request::RecoveryPoints`].
     RecoveryPoints(Vec<RecoveryPoint>),
@@ -241,6 +258,9 @@ pub struct Status {
     pub restore: RestoreActivity,
     /// The data disk.
     pub disk: DiskSpace,
+    /// The last rescue, if there ever was one.
+    #[serde(default)]
+    pub rescue: RescueActivity,
 }
 
 /// What a standby is bound to.
@@ -426,6 +446,53 @@ pub enum RestoreActivity {
         /// The epoch that the target would have had.
         epoch: Epoch,
         /// When it ended.
+        at: Timestamp,
+        /// For a person.
+        message: String,
+    },
+}
+
+/// Whether the disk of a paused GPU is, or was, pulled through its provider. Each names the loss it was for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RescueActivity {
+    /// Never asked for.
+    #[default]
+    Never,
+    /// Under way.
+    Running {
+        /// The loss.
+        loss: Timestamp,
+        /// How far it is.
+        progress: Progress,
+    },
+    /// Everything that the disk held is in this recovery point.
+    Complete {
+        /// The loss.
+        loss: Timestamp,
+        /// The recovery point.
+        point: RecoveryPointId,
+        /// When it ended.
+        at: Timestamp,
+        /// Files that it brought or changed.
+        changed_files: u64,
+    },
+    /// It broke off. What arrived is used again.
+    Failed {
+        /// The loss.
+        loss: Timestamp,
+        /// Attempts so far.
+        attempts: u8,
+        /// When it ended.
+        at: Timestamp,
+        /// For a person.
+        message: String,
+    },
+    /// A guard would not have what the disk shows; the recovery points are as they were.
+    Refused {
+        /// The loss.
+        loss: Timestamp,
+        /// When.
         at: Timestamp,
         /// For a person.
         message: String,

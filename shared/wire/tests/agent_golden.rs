@@ -13,8 +13,8 @@ use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{
     Accept, Answer, AuthorizeDownload, Bind, Binding, Call, DiskSpace, Halt, Host, Outcome, PassActivity, PassFailure,
-    PassFailureKind, PassReport, PointChoice, Points, Progress, RecoveryPoint, Refusal, RefusalKind, Request, Restore,
-    RestoreActivity, RestoreStep, Status, Sync, Urgency,
+    PassFailureKind, PassReport, PointChoice, Points, Progress, RecoveryPoint, Refusal, RefusalKind, Request, Rescue,
+    RescueActivity, Restore, RestoreActivity, RestoreStep, Status, Sync, Urgency,
 };
 
 const AT: Timestamp = Timestamp::from_millis(1_795_441_530_250);
@@ -67,6 +67,13 @@ fn calls() -> Vec<Call> {
             target: host(),
             target_path: "/workspace".into(),
             wait_ms: 0,
+        }),
+        Request::Rescue(Rescue {
+            epoch: Epoch::FIRST,
+            loss: AT,
+            host: host(),
+            module: "C.48927380".into(),
+            wait_ms: 20_000,
         }),
         Request::AuthorizeDownload(AuthorizeDownload {
             public_key: "ssh-ed25519 AAAA".into(),
@@ -135,6 +142,12 @@ fn full_status() -> Status {
             total: Bytes(100),
             free: Bytes(40),
         },
+        rescue: RescueActivity::Complete {
+            loss: AT,
+            point: RecoveryPointId::at(AT),
+            at: AT,
+            changed_files: 3,
+        },
     }
 }
 
@@ -147,6 +160,13 @@ fn answers() -> Vec<Answer> {
             halt: None,
             binding: Binding::Unbound,
             restore,
+            ..full_status()
+        }))
+    };
+    let progress = Progress::default();
+    let rescued = |rescue| {
+        Outcome::Status(Box::new(Status {
+            rescue,
             ..full_status()
         }))
     };
@@ -169,6 +189,18 @@ fn answers() -> Vec<Answer> {
             at: AT,
             message: "cannot reach 203.0.113.7".into(),
         }),
+        rescued(RescueActivity::Failed {
+            loss: AT,
+            attempts: 2,
+            at: AT,
+            message: "cannot reach 203.0.113.7".into(),
+        }),
+        rescued(RescueActivity::Refused {
+            loss: AT,
+            at: AT,
+            message: "copying is halted".into(),
+        }),
+        rescued(RescueActivity::Running { loss: AT, progress }),
         Outcome::RecoveryPoints(vec![point()]),
         Outcome::DownloadAuthorized {
             point: point(),

@@ -93,6 +93,7 @@ fn reviving_a_release_is_found() {
             if let (Phase::Releasing { .. }, Event::GpuFailedReported { .. }) = (&a.phase, event) {
                 decision.next.phase = Phase::Holding(Loss {
                     since: now,
+                    rescue: warmspare_domain::association::Rescue::Over,
                     cause: LossCause::ReportedFailed,
                 });
             }
