@@ -28,6 +28,7 @@ pub mod rsync;
 pub mod rsync_output;
 pub mod session;
 pub mod source;
+pub mod space;
 pub mod ssh;
 pub mod state;
 pub mod status;

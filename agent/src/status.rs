@@ -102,7 +102,11 @@ fn restoring(dir: &DataDir) -> Result<RestoreActivity, AgentError> {
     }
 }
 
-fn disk(dir: &DataDir) -> Result<DiskSpace, AgentError> {
+/// The data disk.
+///
+/// # Errors
+/// When it cannot be measured.
+pub fn disk(dir: &DataDir) -> Result<DiskSpace, AgentError> {
     let found =
         rustix::fs::statvfs(dir.root()).map_err(|error| AgentError::io("measure the data disk", error.into()))?;
     let bytes = |blocks: u64| Bytes(blocks.saturating_mul(found.f_frsize));

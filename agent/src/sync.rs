@@ -16,6 +16,7 @@ use crate::pass::Pass;
 use crate::process;
 use crate::recovery_points;
 use crate::reserve;
+use crate::space;
 use crate::state::{PASS_LOCK, PassUnderWay, REQUEST_LOCK, State, Wanted};
 
 /// The hidden verb of the worker.
@@ -102,6 +103,9 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
     dir.remove_torn_writes();
     note_killed_pass(dir)?;
     recovery_points::clear_leftovers(dir)?;
+    if let Err(error) = space::follow_device(dir) {
+        process::log(&error.message());
+    }
     loop {
         let decision = dir.lock_briefly(REQUEST_LOCK)?;
         let wanted = dir.wanted()?.unwrap_or_default().number;
@@ -118,7 +122,7 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
         let outcome = Pass::new(dir, &lock, wanted).and_then(Pass::run);
         note(dir, wanted, revision, outcome)?;
         dir.forget_pass();
-        if let Err(error) = recovery_points::thin_out(dir, clock::now()) {
+        if let Err(error) = recovery_points::thin_out(dir, clock::now()).and_then(|()| space::make_room(dir)) {
             process::log(&error.message());
         }
     }

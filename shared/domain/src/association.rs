@@ -169,8 +169,31 @@ pub struct Standby {
     pub binding: Binding,
     /// Complete looks in a row that found neither the machine nor its disk.
     pub gone_reads: u8,
+    /// How its data disk stands.
+    #[serde(default)]
+    pub disk: DataDisk,
     /// A holding standby stays up until then, because somebody downloads.
     pub wanted_until: Timestamp,
+}
+
+/// How the standby's data disk stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DataDisk {
+    /// What it grew to since it was ordered; 0 when it did not.
+    pub grown_to_gb: u32,
+    /// Whether there is room on it.
+    pub space: Space,
+}
+
+/// Whether there is room on a data disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Space {
+    /// There is.
+    #[default]
+    Enough,
+    /// Hardly any, although old recovery points were given up.
+    Short,
 }
 
 /// Whether an order for the standby's machine may still be under way.
@@ -528,6 +551,7 @@ impl Association {
                 link: Link::None,
                 binding: Binding::Stale,
                 gone_reads: 0,
+                disk: DataDisk::default(),
                 wanted_until: now,
             },
             deployment,
@@ -604,6 +628,7 @@ impl Association {
         standby.link = Link::None;
         standby.binding = Binding::Stale;
         standby.gone_reads = 0;
+        standby.disk = DataDisk::default();
         self.saved = Saved::Nothing;
     }
 }

@@ -60,6 +60,13 @@ pub enum Effect {
         /// Which loss: its instant. The same GPU may be paused again, with other changes on its disk.
         loss: Timestamp,
     },
+    /// Grow the standby's data disk to this size. One that has it is left as it is; none ever shrinks.
+    GrowDisk {
+        /// Whose.
+        standby: StandbyRef,
+        /// Its size from then on, in GB.
+        gb: u32,
+    },
     /// Rent a GPU like the lost one. A GPU that carries this epoch's label already is that GPU.
     RentGpu {
         /// The epoch it is for; its label carries it.
@@ -160,6 +167,7 @@ pub enum EffectKind {
     Bind,
     Sync,
     Rescue,
+    GrowDisk,
     RentGpu,
     Restore,
     DestroyRental,
@@ -179,6 +187,7 @@ impl Effect {
             Self::Bind { .. } => EffectKind::Bind,
             Self::Sync { .. } => EffectKind::Sync,
             Self::Rescue { .. } => EffectKind::Rescue,
+            Self::GrowDisk { .. } => EffectKind::GrowDisk,
             Self::RentGpu { .. } => EffectKind::RentGpu,
             Self::Restore { .. } => EffectKind::Restore,
             Self::DestroyRental { .. } => EffectKind::DestroyRental,
@@ -198,6 +207,7 @@ impl std::fmt::Display for EffectKind {
             Self::Bind => "bind",
             Self::Sync => "sync",
             Self::Rescue => "rescue",
+            Self::GrowDisk => "grow disk",
             Self::RentGpu => "rent GPU",
             Self::Restore => "restore",
             Self::DestroyRental => "destroy rental",

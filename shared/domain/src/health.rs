@@ -1,6 +1,6 @@
 //! How well an association does, computed from what is known, never stored.
 
-use crate::association::{Association, Copying, Link, OutbidNotice, Phase, Rescue, Saved, Trust};
+use crate::association::{Association, Copying, Link, OutbidNotice, Phase, Rescue, Saved, Space, Trust};
 use crate::units::{Bytes, Timestamp};
 
 /// What the last heartbeat said of the data.
@@ -52,6 +52,14 @@ pub fn health(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp) ->
             beat.disk_free, beat.disk_total
         );
         notes.push((Grade::Degraded, text));
+    }
+    if a.standby.disk.space == Space::Short && a.next_disk_gb().is_none() {
+        let text = format!(
+            "the standby's disk of {} GB is full and may not grow; the recovery points are safe, newer changes are only on the GPU. \
+             Raise max_disk_gb, or exclude files",
+            a.disk_gb()
+        );
+        notes.push((Grade::Bad, text));
     }
     if !a.retry.problem.is_empty() {
         let grade = if a.retry.failures >= 5 {

@@ -118,6 +118,20 @@ pub struct AgentReport {
     pub restore: RestoreSeen,
     /// The last rescue.
     pub rescue: RescueSeen,
+    /// The data disk.
+    pub disk: DiskSeen,
+}
+
+/// The standby's data disk, as its agent sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DiskSeen {
+    /// There is room, or recovery points that can still be given up.
+    Fine,
+    /// There is hardly any.
+    Short {
+        /// The size of its file system, in GB.
+        total_gb: u32,
+    },
 }
 
 /// What the agent is bound to.

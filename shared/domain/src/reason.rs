@@ -46,6 +46,8 @@ pub enum Reason {
     Rescued,
     /// The paused GPU's disk could not be read through its provider.
     RescueGivenUp,
+    /// The standby's data disk grew.
+    DiskGrown,
     /// A replacement GPU was rented.
     ReplacementRented,
     /// The replacement did not come up, or did not take the data; another one is tried.
@@ -93,6 +95,7 @@ impl std::fmt::Display for Reason {
             | Self::NotNow
             | Self::NothingSaved
             | Self::AutomaticFailover
+            | Self::DiskGrown
             | Self::RescueFirst
             | Self::Rescued
             | Self::RescueGivenUp
@@ -126,6 +129,7 @@ impl Reason {
             Self::NotNow => "not possible in this phase",
             Self::NothingSaved => "there is no recovery point to restore from",
             Self::AutomaticFailover => "the policy rents a replacement by itself",
+            Self::DiskGrown => "the standby's data disk grew",
             Self::RescueFirst => {
                 "the last changes are fetched from the paused GPU's disk before a replacement is rented"
             }

@@ -12,8 +12,8 @@ use warmspare_domain::event::{Destination, Event, Subject};
 use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::Epoch;
 use warmspare_domain::observed::{
-    AgentReport, BoundTo, GpuSeen, Observed, PassTrouble, PauseCause, PointsSeen, RescueSeen, RestoreSeen, Seen,
-    StandbySeen,
+    AgentReport, BoundTo, DiskSeen, GpuSeen, Observed, PassTrouble, PauseCause, PointsSeen, RescueSeen, RestoreSeen,
+    Seen, StandbySeen,
 };
 use warmspare_domain::policy::{Failover, SupersededGpu, WhenDeletedAtVast};
 use warmspare_domain::problem::ProblemKind;
@@ -1426,6 +1426,7 @@ fn one_of_every_event() -> Vec<(&'static str, Event)> {
         reported(pulling()),
         Event::LastGaspAccepted,
         Event::StandbyUnreachable,
+        Event::DiskGrown { attempt: 1, gb: 150 },
         Event::Rented {
             epoch,
             gpu: other_gpu(),
@@ -1462,6 +1463,7 @@ fn kind(event: &Event) -> &'static str {
         Event::AgentReported(_) => "AgentReported",
         Event::LastGaspAccepted => "LastGaspAccepted",
         Event::StandbyUnreachable => "StandbyUnreachable",
+        Event::DiskGrown { .. } => "DiskGrown",
         Event::Rented { .. } => "Rented",
         Event::SupersededGone { .. } => "SupersededGone",
         Event::StandbyRefused { .. } => "StandbyRefused",
@@ -1470,7 +1472,7 @@ fn kind(event: &Event) -> &'static str {
     }
 }
 
-const KINDS_OF_EVENTS: usize = 21;
+const KINDS_OF_EVENTS: usize = 22;
 
 #[test]
 fn every_phase_answers_every_event_as_the_golden_table_says() {
@@ -1667,4 +1669,47 @@ fn a_paused_gpus_disk_is_read_before_a_replacement_is_rented_and_holds_nothing_u
             Reason::GpuLost(LossCause::Paused),
         ),
     ]);
+}
+
+#[test]
+fn a_disk_that_fills_grows_step_by_step_to_the_users_cap_and_never_twice_at_once() {
+    let told = |total_gb| {
+        reported(AgentReport {
+            disk: DiskSeen::Short { total_gb },
+            ..pulling()
+        })
+    };
+    let size = |a: &Association| match decide(a, &looked(Seen::NOTHING), t0()).effects.as_slice() {
+        [_, warmspare_domain::effect::Effect::GrowDisk { gb, .. }] => Some(*gb),
+        _ => None,
+    };
+    let capped = |gb| with_policy(protected(), |policy| policy.max_disk_gb = gb);
+    assert_eq!(size(&after(&capped(0), &told(100))), None, "nobody allowed it");
+    assert_eq!(size(&after(&capped(100), &told(100))), None, "the cap is its size");
+    let short = after(&capped(200), &told(100));
+    assert_eq!(size(&short), Some(150));
+    assert_eq!(size(&after(&short, &reported(pulling()))), None, "there is room again");
+    let grown = after(&short, &Event::DiskGrown { attempt: 1, gb: 150 });
+    assert_eq!(size(&grown), None);
+    assert_eq!(
+        size(&after(&grown, &told(100))),
+        None,
+        "its file system has yet to grow"
+    );
+    let again = after(&grown, &told(150));
+    assert_eq!(size(&again), Some(200), "never above the cap");
+    let whole = after(&after(&again, &Event::DiskGrown { attempt: 1, gb: 200 }), &told(199));
+    assert_eq!(size(&whole), None);
+    let words = warmspare_domain::health::health(&whole, None, t0()).reasons.join(" ");
+    assert!(
+        words.contains("200 GB is full") && words.contains("max_disk_gb"),
+        "{words}"
+    );
+    let late = after(&again, &Event::DiskGrown { attempt: 2, gb: 400 });
+    assert_eq!(late, again, "of another attempt's disk");
+    assert_eq!(
+        after(&again, &Event::DiskGrown { attempt: 1, gb: 120 }),
+        again,
+        "disks only grow"
+    );
 }

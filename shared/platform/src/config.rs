@@ -233,6 +233,11 @@ pub const SETTINGS: &[Setting] = &[
         "50",
         "a pass that would delete more of the files halts",
     ),
+    setting(
+        "max_disk_gb",
+        "0",
+        "what a standby's data disk may grow to when it fills; 0: never",
+    ),
     setting("retention_s", "604800", "how long the data of a lost GPU is kept"),
     setting(
         "stop_standby_after_s",
@@ -340,6 +345,7 @@ impl Config {
                     },
                     zones: Vec::new(),
                 },
+                max_disk_gb: read.bounded("max_disk_gb", Policy::DEFAULT_MAX_DISK_GB, 0..=65_536),
                 retention: read.seconds("retention_s", Policy::DEFAULT_RETENTION),
                 stop_standby_after: read.seconds("stop_standby_after_s", Policy::DEFAULT_STOP_STANDBY_AFTER),
                 when_deleted_at_vast: read.one_of(

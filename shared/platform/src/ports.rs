@@ -405,6 +405,19 @@ pub trait Standbys: Send + Sync {
     /// Stops a machine; its disk stays.
     async fn stop(&self, standby: &StandbyRef) -> Result<(), ProviderError>;
 
+    /// Grows a data disk to this size in GB while it is in use. A disk that is as large already is left as it is.
+    ///
+    /// # Errors
+    /// [`ProviderError::Invalid`] where a disk's size is fixed for life.
+    async fn grow_disk(&self, standby: &StandbyRef, gb: u32) -> Result<(), ProviderError> {
+        Err(ProviderError::Invalid {
+            detail: format!(
+                "the disk of {} cannot grow to {gb} GB: its provider fixes the size for life; exclude files, or order a larger standby",
+                standby.name
+            ),
+        })
+    }
+
     /// Deletes a machine; its data disk stays.
     async fn delete(&self, standby: &StandbyRef, warrant: ReleaseWarrant) -> Result<Destroyed, ProviderError>;
 

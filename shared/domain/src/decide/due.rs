@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::association::{Association, Binding, Copying, Lease, Link, Order, OutbidNotice, Phase, Saved, Target};
+use crate::decide::grow;
 use crate::decide::needs::is_wanted;
 use crate::decide::rescue;
 use crate::effect::{Accept, Effect, StandbyRef, Urgency};
@@ -24,7 +25,10 @@ pub(super) fn due(a: &mut Association, seen: &Seen, now: Timestamp) -> Vec<Effec
     match a.phase {
         Phase::Provisioning | Phase::Seeding | Phase::Protected => {
             match standby_up(a, seen, now) {
-                Up::Yes(endpoint) => effects.extend(copy(a, endpoint, seen, now)),
+                Up::Yes(endpoint) => {
+                    effects.extend(copy(a, endpoint, seen, now));
+                    effects.extend(grow::due(a, now));
+                }
                 Up::Not(effect) => effects.extend(effect),
             }
             effects.extend(clear_superseded(a, now));

@@ -6,6 +6,7 @@ use crate::association::{
     Association, Binding, GpuWatch, Lease, Link, Loss, Order, OutbidNotice, Phase, PointChoice, Retry, Saved, Target,
     TargetOrigin, Trust,
 };
+use crate::decide::grow;
 use crate::decide::looked::BOOT_PATIENCE;
 use crate::decide::rescue;
 use crate::effect::EffectKind;
@@ -85,6 +86,9 @@ pub(super) fn agent_reported(a: &mut Association, report: &AgentReport, now: Tim
     }
     if report.points == PointsSeen::Some && is_about_our_standby(a, report.bound) {
         a.saved = Saved::Points;
+    }
+    if is_about_our_standby(a, report.bound) {
+        grow::reported(a, report.disk);
     }
     match &a.phase {
         Phase::Seeding | Phase::Protected => passes_reported(a, report, now),
@@ -410,6 +414,7 @@ pub(super) fn failed(a: &mut Association, effect: EffectKind, problem: &Problem,
             | EffectKind::Bind
             | EffectKind::Sync
             | EffectKind::Rescue
+            | EffectKind::GrowDisk
             | EffectKind::DestroyRental
             | EffectKind::DestroySuperseded
             | EffectKind::DeleteStandby

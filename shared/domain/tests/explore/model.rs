@@ -10,8 +10,8 @@ use warmspare_domain::invariants::{
     never_the_last_copy, superseded_is_never_read,
 };
 use warmspare_domain::observed::{
-    AgentReport, BoundTo, Endpoint, Found, GpuSeen, Observed, PassTrouble, PauseCause, PointsSeen, RescueSeen,
-    RestoreSeen, Seen, SshHost, StandbySeen,
+    AgentReport, BoundTo, DiskSeen, Endpoint, Found, GpuSeen, Observed, PassTrouble, PauseCause, PointsSeen,
+    RescueSeen, RestoreSeen, Seen, SshHost, StandbySeen,
 };
 use warmspare_domain::orphan::Verdict;
 use warmspare_domain::problem::{Problem, ProblemKind};
@@ -383,6 +383,7 @@ impl Model {
                 epoch,
                 loss,
             } => self.rescue(w, endpoint, *gpu, *epoch, *loss, answer),
+            Effect::GrowDisk { .. } => simply(w, effect.kind(), answer, |_| {}),
             Effect::RentGpu { epoch, .. } => rent(w, *epoch, answer),
             Effect::Restore {
                 endpoint,
@@ -1088,6 +1089,7 @@ fn report(agent: &Agent, trouble: PassTrouble) -> AgentReport {
             Restore::Failed { epoch } => RestoreSeen::Failed(large(epoch)),
         },
         rescue: RescueSeen::Idle,
+        disk: DiskSeen::Fine,
     }
 }
 

@@ -34,6 +34,13 @@ impl Reconciler {
             },
             Effect::StartStandby { standby } => done(kind, standbys.start(standby).await),
             Effect::StopStandby { standby } => done(kind, standbys.stop(standby).await),
+            Effect::GrowDisk { standby, gb } => match standbys.grow_disk(standby, *gb).await {
+                Ok(()) => vec![Event::DiskGrown {
+                    attempt: a.standby.attempt,
+                    gb: *gb,
+                }],
+                Err(error) => vec![failed(kind, &error)],
+            },
             Effect::DeleteStandby { standby, warrant } => done(kind, standbys.delete(standby, *warrant).await),
             Effect::DeleteDisk { standby, warrant } => done(kind, standbys.delete_disk(standby, *warrant).await),
             Effect::DestroyRental { gpu, warrant } => done(kind, gpus.destroy(*gpu, *warrant).await),
