@@ -9,7 +9,6 @@ mod instance;
 mod keys;
 mod listing;
 mod market;
-mod module;
 mod pace;
 mod refusal;
 mod rent;
@@ -196,7 +195,13 @@ impl Gpus for VastGpus {
     }
 
     async fn disk_module(&self, gpu: GpuId) -> Result<DiskModule, ProviderError> {
-        self.module_of(gpu).await
+        let module = self.rsync_module_address(gpu).await?;
+        Ok(DiskModule {
+            address: module.ssh.address,
+            port: module.ssh.port,
+            user: self.settings.disk_user.clone(),
+            module: module.module,
+        })
     }
 
     async fn rent(&self, wish: &RentWish) -> Result<GpuId, ProviderError> {

@@ -803,6 +803,7 @@ async fn every_request_fits_googles_published_schema() {
     let engine = &stand.engine;
     stand.create().await.unwrap();
     engine.look(&stand.standby).await.unwrap();
+    engine.grow_disk(&stand.standby, 150).await.unwrap();
     engine.stop(&stand.standby).await.unwrap();
     let mut stopped = instance(&labels("1"), "TERMINATED");
     stopped["disks"][1]["autoDelete"] = json!(true);
@@ -839,6 +840,7 @@ async fn every_request_fits_googles_published_schema() {
         "POST instances",
         "POST start",
         "POST stop",
+        "POST resize",
         "POST setScheduling",
         "POST setDiskAutoDelete",
         "GET getGuestAttributes",

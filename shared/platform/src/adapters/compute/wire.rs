@@ -44,6 +44,7 @@ pub(super) struct Disk {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) users: Vec<String>,
     /// A number in quotes, as Google writes 64-bit numbers.
+    #[serde(rename = "sizeGb")]
     pub(super) size_gb: String,
 }
 
