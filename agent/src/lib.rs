@@ -35,5 +35,6 @@ pub mod status;
 pub mod sync;
 pub mod terminal;
 pub mod thin;
+pub mod traffic;
 pub mod tree;
 pub mod verify;

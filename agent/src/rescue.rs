@@ -20,6 +20,7 @@ use crate::rescue_pass::RescuePass;
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, PASS_LOCK, REQUEST_LOCK, RescueFile, RescueStage};
 use crate::sync;
+use crate::traffic;
 
 /// The hidden verb of the worker.
 pub const WORKER: &str = "rescue-worker";
@@ -201,6 +202,7 @@ fn run(dir: &DataDir, lock: &File, rescue: &Rescue) -> Result<RescueStage, Agent
     let report = RescuePass::new(dir, lock, rescue).and_then(RescuePass::run);
     dir.forget_pass();
     let report = report?;
+    traffic::add(dir, report.started_at, report.wire_bytes)?;
     let stage = RescueStage::Complete {
         point: report.point.clone(),
         at: report.ended_at,

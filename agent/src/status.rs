@@ -10,7 +10,7 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::recovery_points;
 use crate::state::{PASS_LOCK, PointFile, State};
-use crate::{rescue, restore, sync, tree};
+use crate::{rescue, restore, sync, traffic, tree};
 
 /// How the standby stands, for the control plane and for people. Changes nothing.
 ///
@@ -35,6 +35,7 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
         restore: restoring(dir)?,
         disk: disk(dir)?,
         rescue: rescue::activity(dir)?,
+        traffic: traffic::traffic(dir, clock::now())?,
     })
 }
 

@@ -18,6 +18,7 @@ use crate::recovery_points;
 use crate::reserve;
 use crate::space;
 use crate::state::{PASS_LOCK, PassUnderWay, REQUEST_LOCK, State, Wanted};
+use crate::traffic;
 
 /// The hidden verb of the worker.
 pub const WORKER: &str = "pass-worker";
@@ -168,6 +169,7 @@ fn note(
         Ok(report) => report,
         Err(error) => return note_failure(dir, number, revision, error),
     };
+    traffic::add(dir, report.started_at, report.wire_bytes)?;
     update(dir, |state| {
         state.finished = number;
         state.last_complete = Some(report);

@@ -76,10 +76,17 @@ fn what_was_written_after_the_last_pass_is_fetched_from_the_stopped_gpus_disk() 
     write(&scene.gpu.tree().join("3.txt"), "changed");
     fs::remove_file(scene.gpu.tree().join("4.txt")).unwrap();
     scene.gpu.halt();
+    let before = scene.standby.status().traffic;
+    assert!(before.today.0 > 0, "the first pass is not counted");
     let RescueActivity::Complete { changed_files, .. } = scene.rescue(LOSS) else {
         panic!("{:?}", scene.standby.status().rescue);
     };
     assert_eq!(changed_files, 2);
+    let after = scene.standby.status().traffic;
+    assert!(
+        after.today > before.today && after.last_30_days == after.today,
+        "{after:?}"
+    );
     let tree = scene.standby.newest_tree();
     assert_eq!(fs::read(tree.join("epoch 41/model'.pt")).unwrap(), b"weights");
     assert_eq!(fs::read(tree.join("3.txt")).unwrap(), b"changed");

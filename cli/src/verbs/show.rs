@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 use warmspare_domain::ids::GpuId;
+use warmspare_domain::units::Bytes;
 
 use super::words::{exit_code, lag, point, text};
 use crate::client::{Api, print_json};
@@ -34,6 +35,7 @@ impl Show {
         println!("standby          {} in {}", text(&view, "standby"), text(&view, "zone"));
         println!("would be lost    {}", lag(&view));
         println!("recovery points  {}, newest: {}", view["recovery_points"], point(&view));
+        println!("traffic          {}", traffic(&view));
         println!("agent heard      {}", text(&view, "heard_at"));
         println!("history");
         for step in view["history"].as_array().into_iter().flatten() {
@@ -47,4 +49,16 @@ impl Show {
         }
         Ok(exit_code(&view))
     }
+}
+
+fn traffic(view: &Value) -> String {
+    let Some(last_30_days) = view["traffic"]["last_30_days"].as_u64() else {
+        return "not known yet".to_owned();
+    };
+    let today = Bytes(view["traffic"]["today"].as_u64().unwrap_or_default());
+    let cost = view["traffic"]["cost_30_days"].as_f64().unwrap_or_default() / 1e6;
+    format!(
+        "{today} today, {} in 30 days (at most ${cost:.2} at the host's price)",
+        Bytes(last_30_days)
+    )
 }

@@ -261,6 +261,9 @@ pub struct Status {
     /// The last rescue, if there ever was one.
     #[serde(default)]
     pub rescue: RescueActivity,
+    /// What complete passes put on the wire.
+    #[serde(default)]
+    pub traffic: Traffic,
 }
 
 /// What a standby is bound to.
@@ -497,6 +500,15 @@ pub enum RescueActivity {
         /// For a person.
         message: String,
     },
+}
+
+/// What complete passes put on the wire, both ways, by days in UTC.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Since midnight.
+    pub today: Bytes,
+    /// Today and the 29 days before.
+    pub last_30_days: Bytes,
 }
 
 /// The two halves of a restore.

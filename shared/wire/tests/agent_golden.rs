@@ -14,7 +14,7 @@ use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{
     Accept, Answer, AuthorizeDownload, Bind, Binding, Call, DiskSpace, Halt, Host, Outcome, PassActivity, PassFailure,
     PassFailureKind, PassReport, PointChoice, Points, Progress, RecoveryPoint, Refusal, RefusalKind, Request, Rescue,
-    RescueActivity, Restore, RestoreActivity, RestoreStep, Status, Sync, Urgency,
+    RescueActivity, Restore, RestoreActivity, RestoreStep, Status, Sync, Traffic, Urgency,
 };
 
 const AT: Timestamp = Timestamp::from_millis(1_795_441_530_250);
@@ -147,6 +147,10 @@ fn full_status() -> Status {
             point: RecoveryPointId::at(AT),
             at: AT,
             changed_files: 3,
+        },
+        traffic: Traffic {
+            today: Bytes(1000),
+            last_30_days: Bytes(30_000),
         },
     }
 }
