@@ -7,6 +7,7 @@
 
 #![cfg_attr(not(test), warn(clippy::expect_used))]
 
+pub mod bandwidth;
 pub mod bind;
 pub mod call;
 pub mod clock;

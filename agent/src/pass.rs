@@ -7,6 +7,7 @@ use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{PassReport, Progress, RecoveryPoint};
 
+use crate::bandwidth;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
@@ -127,7 +128,9 @@ impl<'a> Pass<'a> {
 
     fn pull(&mut self, incoming: &Incoming, source: &mut Watched) -> Result<Transferred, AgentError> {
         let mut under_way = self.under_way.clone();
-        self.transfer(incoming)
+        let limit = bandwidth::limit(self.dir, self.binding.bind.bandwidth_kib_per_s, under_way.number)?;
+        limit
+            .apply(self.transfer(incoming))
             .run(self.dir, &self.machine, self.lock, |progress| {
                 if let Some(progress) = progress {
                     under_way.progress = progress;
@@ -136,6 +139,9 @@ impl<'a> Pass<'a> {
                 match source.glance() {
                     Ok(Some(look)) if self.check(look).is_err() => Wish::Stop("a guard objects"),
                     // Where the connection broke rsync notices by itself, and keeps what it has.
+                    Ok(_) | Err(_) if bandwidth::must_hurry(self.dir, &limit) => {
+                        Wish::Stop("the last-gasp pass needs the whole network")
+                    }
                     Ok(_) | Err(_) => still_bound(self.dir, self.binding.revision),
                 }
             })

@@ -66,6 +66,9 @@ pub struct State {
 pub struct Wanted {
     /// The number of the last request.
     pub number: u64,
+    /// The number of the last request for a last-gasp pass.
+    #[serde(default)]
+    pub last_gasp: u64,
 }
 
 /// `pass.json`: the pass under way. It is there for as long as the pass, so one without a worker tells of a kill.

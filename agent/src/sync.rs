@@ -67,7 +67,11 @@ fn number_for(dir: &DataDir, sync: &Sync) -> Result<u64, AgentError> {
         (Urgency::Due, Some(_) | None) | (Urgency::LastGasp, _) => {}
     }
     let number = wanted.number.max(finished) + 1;
-    dir.save_wanted(&Wanted { number })?;
+    let last_gasp = match sync.urgency {
+        Urgency::LastGasp => number,
+        Urgency::Due => wanted.last_gasp,
+    };
+    dir.save_wanted(&Wanted { number, last_gasp })?;
     Ok(number)
 }
 

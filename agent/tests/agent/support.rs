@@ -297,6 +297,7 @@ impl Standby {
             accept: Accept::Nothing,
             max_deleted_percent: 50,
             excludes: vec![],
+            bandwidth_kib_per_s: 0,
         }
     }
 

@@ -16,6 +16,9 @@ pub struct Policy {
     pub lag_objective: Seconds,
     /// A pass that would remove more than this share of the files halts. 1 to 100.
     pub max_deleted_percent: u8,
+    /// The most that copying may take of the GPU's network, in KiB a second; 0 sets no limit. The last-gasp pass and the rescue know none.
+    #[serde(default)]
+    pub bandwidth_kib_per_s: u32,
     /// The standby to order.
     pub machine: MachineSpec,
     /// What the standby's data disk may grow to when it fills, in GB; one that is not above its size lets it never grow.

@@ -234,6 +234,11 @@ pub const SETTINGS: &[Setting] = &[
         "a pass that would delete more of the files halts",
     ),
     setting(
+        "bandwidth_kib_per_s",
+        "0",
+        "the most that copying may take of a GPU's network; 0: no limit",
+    ),
+    setting(
         "max_disk_gb",
         "0",
         "what a standby's data disk may grow to when it fills; 0: never",
@@ -345,6 +350,7 @@ impl Config {
                     },
                     zones: Vec::new(),
                 },
+                bandwidth_kib_per_s: read.bounded("bandwidth_kib_per_s", 0, 0..=10_000_000),
                 max_disk_gb: read.bounded("max_disk_gb", Policy::DEFAULT_MAX_DISK_GB, 0..=65_536),
                 retention: read.seconds("retention_s", Policy::DEFAULT_RETENTION),
                 stop_standby_after: read.seconds("stop_standby_after_s", Policy::DEFAULT_STOP_STANDBY_AFTER),

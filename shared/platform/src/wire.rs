@@ -94,7 +94,11 @@ mod tests {
         assert_eq!(stored.association, fixture(48_927_380));
         let mut written: serde_json::Value = serde_json::from_slice(&stored.to_bytes().unwrap()).unwrap();
         // What came since has a default, so that the old is read, and an older version reads past it.
-        for (place, name) in [("/association/policy", "max_disk_gb"), ("/association/standby", "disk")] {
+        for (place, name) in [
+            ("/association/policy", "bandwidth_kib_per_s"),
+            ("/association/policy", "max_disk_gb"),
+            ("/association/standby", "disk"),
+        ] {
             let place = written.pointer_mut(place).and_then(serde_json::Value::as_object_mut);
             place
                 .and_then(|fields| fields.remove(name))

@@ -70,6 +70,9 @@ pub struct Bind {
     pub max_deleted_percent: u8,
     /// rsync patterns that are not copied.
     pub excludes: Vec<String>,
+    /// The most that a pass may take of the network, in KiB a second; 0 sets no limit. A last-gasp pass knows none.
+    #[serde(default)]
+    pub bandwidth_kib_per_s: u32,
 }
 
 /// Whether a person looked at a halt and wants the source as it is now.

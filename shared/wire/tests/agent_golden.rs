@@ -53,6 +53,7 @@ fn calls() -> Vec<Call> {
             accept: Accept::Nothing,
             max_deleted_percent: 50,
             excludes: vec!["/cache/".into()],
+            bandwidth_kib_per_s: 20_000,
         }),
         Request::Sync(Sync {
             epoch: Epoch::FIRST,

@@ -144,6 +144,7 @@ impl Reconciler {
             },
             max_deleted_percent: a.policy.max_deleted_percent,
             excludes: a.policy.excludes.clone(),
+            bandwidth_kib_per_s: a.policy.bandwidth_kib_per_s,
         };
         match self.call(endpoint, Request::Bind(request)).await {
             Ok(Outcome::Status(status)) => {

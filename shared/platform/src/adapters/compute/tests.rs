@@ -259,6 +259,7 @@ fn association() -> Association {
             zones: vec!["us-central1-a".parse().unwrap()],
         },
         max_disk_gb: Policy::DEFAULT_MAX_DISK_GB,
+        bandwidth_kib_per_s: 0,
         retention: Policy::DEFAULT_RETENTION,
         stop_standby_after: Seconds(3600),
         when_deleted_at_vast: WhenDeletedAtVast::Hold,
