@@ -202,7 +202,7 @@ compute_permissions=(
     compute.subnetworks.use compute.subnetworks.useExternalIp
     # start, stop, setScheduling, setDiskAutoDelete (which changes the disk, too)
     compute.instances.start compute.instances.stop compute.instances.setScheduling
-    compute.instances.setDiskAutoDelete compute.disks.update
+    compute.instances.setDiskAutoDelete compute.disks.update compute.disks.resize
     compute.instances.delete compute.disks.delete
 )
 # Replacing an object takes storage.objects.delete as well: Google checks it for every overwrite, so that a role without it could write each

@@ -8,7 +8,7 @@ use warmspare_wire::agent::{Answer, Call, Outcome, Request, SCHEMA};
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::status::{recovery_points, status};
-use crate::{bind, compare, download, identity, restore, sync};
+use crate::{bind, compare, download, identity, rescue, restore, sync};
 
 /// No call is longer: what is, is not one of ours.
 const LONGEST: u64 = 1 << 20;
@@ -51,6 +51,7 @@ fn perform(dir: &DataDir, request: &Request) -> Result<Outcome, AgentError> {
         Request::Status => report(dir),
         Request::RecoveryPoints => Ok(Outcome::RecoveryPoints(recovery_points(dir)?)),
         Request::Compare(request) => Ok(Outcome::Compared(Box::new(compare::compare(dir, request)?))),
+        Request::Rescue(request) => rescue::request(dir, request).and_then(|()| report(dir)),
         Request::Restore(request) => restore::request(dir, request).and_then(|()| report(dir)),
         Request::AuthorizeDownload(request) => Ok(Outcome::DownloadAuthorized {
             point: download::authorize(dir, request)?,

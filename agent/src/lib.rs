@@ -7,6 +7,7 @@
 
 #![cfg_attr(not(test), warn(clippy::expect_used))]
 
+pub mod bandwidth;
 pub mod bind;
 pub mod call;
 pub mod changes;
@@ -20,17 +21,21 @@ pub mod identity;
 pub mod incoming;
 pub mod inventory;
 pub mod live;
+pub mod module;
 pub mod observer;
 pub mod pass;
 pub mod process;
 pub mod progress;
 pub mod recovery_points;
+pub mod rescue;
+pub mod rescue_pass;
 pub mod reserve;
 pub mod restore;
 pub mod rsync;
 pub mod rsync_output;
 pub mod session;
 pub mod source;
+pub mod space;
 pub mod ssh;
 pub mod state;
 pub mod status;
@@ -39,6 +44,7 @@ pub mod survey;
 pub mod sync;
 pub mod terminal;
 pub mod thin;
+pub mod traffic;
 pub mod tree;
 pub mod verify;
 pub mod watch;

@@ -10,7 +10,7 @@ use warmspare_agent::data_dir::DataDir;
 use warmspare_agent::error::AgentError;
 use warmspare_agent::terminal::{self, Format};
 use warmspare_agent::watch::relay;
-use warmspare_agent::{call, download, process, restore, sync, watch};
+use warmspare_agent::{call, download, process, rescue, restore, sync, watch};
 use warmspare_domain::ids::{Epoch, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{Compare, Host, Live, PointChoice, Request, Restore, Sync, Urgency};
@@ -101,6 +101,8 @@ enum Verb {
     WatchRelay { tree: PathBuf },
     #[command(name = sync::WORKER, hide = true)]
     PassWorker,
+    #[command(name = rescue::WORKER, hide = true)]
+    RescueWorker,
     #[command(name = restore::WORKER, hide = true)]
     RestoreWorker,
     #[command(name = process::TIED, hide = true)]
@@ -214,6 +216,7 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
         Verb::Watch { tree, detach: false } => done(watch::watch(&absolute(tree))),
         Verb::WatchRelay { tree } => done(relay::relay(&tree)),
         Verb::PassWorker => worker(&data, sync::work),
+        Verb::RescueWorker => worker(&data, rescue::work),
         Verb::RestoreWorker => worker(&data, restore::work),
         Verb::Tied {
             parent,

@@ -11,6 +11,7 @@ use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{PassReport, PassScope, Progress, RecoveryPoint};
 
+use crate::bandwidth;
 use crate::changes;
 use crate::clock;
 use crate::data_dir::DataDir;
@@ -194,6 +195,8 @@ impl<'a> Pass<'a> {
         mut glance: impl FnMut(&Self) -> Result<(), AgentError>,
     ) -> Result<Transferred, AgentError> {
         let mut under_way = self.under_way.clone();
+        let limit = bandwidth::limit(self.dir, self.binding.bind.bandwidth_kib_per_s, under_way.number)?;
+        let transfer = limit.apply(transfer.clone());
         transfer.run(self.dir, &self.machine, self.lock, |progress| {
             if let Some(progress) = progress {
                 under_way.progress = progress;
@@ -202,6 +205,9 @@ impl<'a> Pass<'a> {
             match glance(self) {
                 Err(AgentError::Halted { .. }) => Wish::Stop("a guard objects"),
                 // Where the connection broke rsync notices by itself, and keeps what it has.
+                Ok(()) | Err(_) if bandwidth::must_hurry(self.dir, &limit) => {
+                    Wish::Stop("the last-gasp pass needs the whole network")
+                }
                 Ok(()) | Err(_) => still_bound(self.dir, self.binding.revision),
             }
         })
@@ -456,8 +462,9 @@ fn halted((reason, detail): Tripped) -> AgentError {
     AgentError::Halted { reason, detail }
 }
 
-/// Names of recovery points sort by age, also when the clock was set back.
-fn start_after(base: Option<&PointFile>, now: Timestamp) -> Timestamp {
+/// When a pass starts, so that the names of recovery points sort by age, also when the clock was set back.
+#[must_use]
+pub fn start_after(base: Option<&PointFile>, now: Timestamp) -> Timestamp {
     match base {
         Some(base) if base.point.taken_at >= now => base.point.taken_at + std::time::Duration::from_millis(1),
         Some(_) | None => now,

@@ -142,6 +142,21 @@ pub fn thin_out(dir: &DataDir, now: Timestamp) -> Result<(), AgentError> {
     Ok(())
 }
 
+/// Moves the oldest recovery point out of the way, unless only `keep` are left that nobody restores or downloads. Answers whether there was one.
+///
+/// # Errors
+/// When the disk fails.
+pub fn retire_oldest(dir: &DataDir, now: Timestamp, keep: usize) -> Result<bool, AgentError> {
+    let _decision = dir.lock_briefly(REQUEST_LOCK)?;
+    let held = held(dir, now)?;
+    let points = list(dir)?;
+    let old = points.len().saturating_sub(keep);
+    match points.iter().take(old).find(|point| !held.contains(&point.point.id)) {
+        Some(point) => retire(dir, &point.point.id).map(|()| true),
+        None => Ok(false),
+    }
+}
+
 /// Clears away what a kill left between the two steps of making or removing a recovery point. The caller holds the pass lock.
 ///
 /// # Errors

@@ -76,19 +76,31 @@ impl Transfer {
     /// Pulls the tree at `source_path` on the machine into a local directory, which then equals it.
     #[must_use]
     pub fn pull(machine: &Machine, source_path: &str, excludes: &[String], into: &Path) -> Self {
-        let mut transfer = Self::from_a_gpu(machine, excludes);
+        Self::pull_from(machine.rsync_shell(), remote(machine, source_path), excludes, into)
+    }
+
+    /// As [`Self::pull`], from a module of an rsync daemon at the far end of the connection.
+    #[must_use]
+    pub fn pull_module(machine: &Machine, place: &str, excludes: &[String], into: &Path) -> Self {
+        let from = format!("{}::{place}/", machine.rsync_host());
+        // What a daemon says first is no part of the transfer.
+        Self::pull_from(machine.module_shell(), from.into(), excludes, into).with("--no-motd")
+    }
+
+    fn pull_from(shell: String, from: OsString, excludes: &[String], into: &Path) -> Self {
+        let mut transfer = Self::from_a_gpu(shell, excludes);
         transfer.push("--delete");
         transfer.push("--delete-excluded");
         // The beginnings of broken-off files are excluded too, and needed.
         transfer.push(format!("--filter=P {PARTIAL}/"));
-        transfer.ends(remote(machine, source_path), with_slash(into))
+        transfer.ends(from, with_slash(into))
     }
 
     /// Pulls the listed paths, deletions included, into a local directory that equals the tree in all others. `list` is a file of
     /// paths that end in zero bytes; a directory in it means its attributes.
     #[must_use]
     pub fn pull_listed(machine: &Machine, source_path: &str, excludes: &[String], list: &Path, into: &Path) -> Self {
-        let mut transfer = Self::from_a_gpu(machine, excludes);
+        let mut transfer = Self::from_a_gpu(machine.rsync_shell(), excludes);
         transfer.push("--no-recursive");
         transfer.push("--dirs");
         transfer.push("--from0");
@@ -101,8 +113,8 @@ impl Transfer {
         transfer.ends(remote(machine, source_path), with_slash(into))
     }
 
-    fn from_a_gpu(machine: &Machine, excludes: &[String]) -> Self {
-        let mut transfer = Self::over(machine);
+    fn from_a_gpu(shell: String, excludes: &[String]) -> Self {
+        let mut transfer = Self::through(shell);
         transfer.push("--out-format=%i");
         // A GPU that hangs must not hold the single flight for ever; checksumming never takes place in a pass.
         transfer.push("--timeout=300");
@@ -178,9 +190,13 @@ impl Transfer {
     }
 
     fn over(machine: &Machine) -> Self {
+        Self::through(machine.rsync_shell())
+    }
+
+    fn through(shell: String) -> Self {
         let mut arguments: Vec<OsString> = FAITHFUL.map(OsString::from).into();
         arguments.push("-e".into());
-        arguments.push(machine.rsync_shell().into());
+        arguments.push(shell.into());
         Self { arguments }
     }
 
@@ -232,6 +248,19 @@ impl Transfer {
         }
         let status = child.wait().map_err(|error| AgentError::io("wait for rsync", error))?;
         heard.judge(status.code(), machine)
+    }
+}
+
+/// What the end of a small transfer from a module means.
+#[must_use]
+pub fn judge_module(code: Option<i32>, words: &str, machine: &Machine) -> AgentError {
+    let mut heard = Heard::default();
+    for line in words.lines() {
+        heard.complain(line);
+    }
+    match heard.judge(code, machine) {
+        Err(error) => error,
+        Ok(_) => AgentError::Rsync(last_words(words)),
     }
 }
 
@@ -386,6 +415,8 @@ impl Heard {
                 Err(source::no_rsync(machine))
             }
             Some(255) => Err(machine.failure(&self.words)),
+            // No greeting came: ssh said why. A daemon that did greet says `@ERROR`.
+            Some(5) if !self.words.contains("@ERROR") => Err(machine.failure(&self.words)),
             Some(10 | 12 | 30 | 35) => Err(AgentError::Unreachable {
                 host: machine.shown(),
                 detail: last_words(&self.words),

@@ -17,6 +17,7 @@ use crate::process::{self, Finished, cannot_start};
 use crate::session::Session;
 
 const KNOWN_HOSTS: &str = "known_hosts";
+const KNOWN_MODULE_HOSTS: &str = "known_module_hosts";
 
 /// How long a fixed command may take: it answers at once or the machine is in trouble.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(40);
@@ -95,6 +96,27 @@ impl Machine {
             .args(self.mux_options("no"))
             .args(["--", &self.host.address, fixed_command]);
         command
+    }
+
+    /// The machine that hosts this association's GPU: not its container, so it has a name and a pinned key of its own. Its key is pinned at
+    /// first contact by whatever first connects; it has no kept connection.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn hosting(dir: &DataDir, host: &Host, association: AssociationId, epoch: Epoch) -> Result<Self, AgentError> {
+        let mut machine = Self::new(dir, host, association, epoch)?;
+        machine.alias.push_str("-host");
+        Ok(machine)
+    }
+
+    /// The remote shell for `rsync -e` to a machine that serves modules: nobody can be asked for its key before, so the first is pinned
+    /// in a file of its own, and another one later is refused.
+    #[must_use]
+    pub fn module_shell(&self) -> String {
+        let mut words = vec!["ssh".to_owned()];
+        words.extend(self.options(KNOWN_MODULE_HOSTS, "accept-new"));
+        words.extend(["-o", "ControlPath=none"].map(str::to_owned));
+        words.join(" ")
     }
 
     /// Address and port, for people.

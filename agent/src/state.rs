@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use warmspare_domain::ids::{AssociationId, Epoch, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
-use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress, RecoveryPoint, RestoreStep};
+use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress, RecoveryPoint, Rescue, RestoreStep};
 
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
@@ -161,6 +161,50 @@ pub enum RestoreStage {
     },
 }
 
+/// `rescue.json`: the last rescue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RescueFile {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The request as it was accepted.
+    pub request: Rescue,
+    /// Attempts so far.
+    pub attempts: u8,
+    /// How it stands.
+    pub stage: RescueStage,
+}
+
+/// How a rescue stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RescueStage {
+    /// A worker is at it, or was killed.
+    Running,
+    /// In a recovery point.
+    Complete {
+        /// Which.
+        point: RecoveryPointId,
+        /// When.
+        at: Timestamp,
+        /// Files that it brought or changed.
+        changed_files: u64,
+    },
+    /// Broke off.
+    Failed {
+        /// When.
+        at: Timestamp,
+        /// For a person.
+        message: String,
+    },
+    /// A guard would not have it.
+    Refused {
+        /// When.
+        at: Timestamp,
+        /// For a person.
+        message: String,
+    },
+}
+
 /// `holds.json`: recovery points that may be downloaded, and until when.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holds {
@@ -217,6 +261,10 @@ impl DataDir {
     stored!(
         /// The restore job.
         restore_file, save_restore_file, RestoreFile, "restore.json"
+    );
+    stored!(
+        /// The last rescue.
+        rescue_file, save_rescue_file, RescueFile, "rescue.json"
     );
     stored!(
         /// The permissions to download.

@@ -10,7 +10,7 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::recovery_points;
 use crate::state::{PASS_LOCK, PointFile, State};
-use crate::{live, restore, sync, tree};
+use crate::{live, rescue, restore, sync, traffic, tree};
 
 /// How the standby stands, for the control plane and for people. Changes nothing.
 ///
@@ -36,6 +36,8 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
         disk: disk(dir)?,
         watcher: dir.watch_file().watcher,
         live_until: live::leased_until(dir),
+        rescue: rescue::activity(dir)?,
+        traffic: traffic::traffic(dir, clock::now())?,
     })
 }
 
@@ -103,7 +105,11 @@ fn restoring(dir: &DataDir) -> Result<RestoreActivity, AgentError> {
     }
 }
 
-fn disk(dir: &DataDir) -> Result<DiskSpace, AgentError> {
+/// The data disk.
+///
+/// # Errors
+/// When it cannot be measured.
+pub fn disk(dir: &DataDir) -> Result<DiskSpace, AgentError> {
     let found =
         rustix::fs::statvfs(dir.root()).map_err(|error| AgentError::io("measure the data disk", error.into()))?;
     let bytes = |blocks: u64| Bytes(blocks.saturating_mul(found.f_frsize));

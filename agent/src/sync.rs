@@ -18,7 +18,9 @@ use crate::pass::Pass;
 use crate::process;
 use crate::recovery_points;
 use crate::reserve;
+use crate::space;
 use crate::state::{PASS_LOCK, PassUnderWay, REQUEST_LOCK, State, Wanted};
+use crate::traffic;
 use crate::watching::{Haste, Watching};
 
 /// The hidden verb of the worker.
@@ -115,6 +117,9 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
     dir.remove_torn_writes();
     note_killed_pass(dir)?;
     recovery_points::clear_leftovers(dir)?;
+    if let Err(error) = space::follow_device(dir) {
+        process::log(&error.message());
+    }
     let mut watching = Watching::default();
     loop {
         match next(dir)? {
@@ -165,7 +170,7 @@ fn next(dir: &DataDir) -> Result<Next, AgentError> {
 
 fn pass(dir: &DataDir, lock: &File, watching: &mut Watching, number: u64, haste: Haste) -> Result<Ended, AgentError> {
     let ended = run(dir, lock, watching, number, haste)?;
-    if let Err(error) = recovery_points::thin_out(dir, clock::now()) {
+    if let Err(error) = recovery_points::thin_out(dir, clock::now()).and_then(|()| space::make_room(dir)) {
         process::log(&error.message());
     }
     Ok(ended)
@@ -254,6 +259,7 @@ fn note(
         Ok(report) => report,
         Err(error) => return note_failure(dir, number, revision, error),
     };
+    traffic::add(dir, report.started_at, report.wire_bytes)?;
     // A person's leave for deletions is for one pass: that it was used must not be forgotten.
     let lightly = !dir.state()?.deletions_accepted;
     let change = |state: &mut State| {

@@ -12,6 +12,7 @@ mod kills;
 mod live;
 mod passes;
 mod random_trees;
+mod rescues;
 mod restores;
 mod single_flight;
 mod storage;

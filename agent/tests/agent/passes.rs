@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use warmspare_domain::ids::Epoch;
-use warmspare_wire::agent::{PassFailureKind, Request};
+use warmspare_wire::agent::{Bind, PassActivity, PassFailureKind, Request, Urgency};
 
 use crate::support::{
     Machine, Standby, assert_same_tree, bound, grow_rich_tree, is_root, read_tree, set_xattr, status_of, write,
@@ -350,5 +350,26 @@ fn a_hostile_source_writes_nothing_outside() {
     standby.pass(FIRST);
     assert_eq!(fs::read_to_string(outside.join("victim")).unwrap(), "untouched");
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+}
+
+#[test]
+fn a_limited_pass_keeps_to_its_limit_and_makes_way_for_the_last_gasp() {
+    let (gpu, standby) = bound();
+    let limited = Bind {
+        bandwidth_kib_per_s: 200,
+        ..standby.bind_request(&gpu, FIRST)
+    };
+    crate::support::status_of(standby.call(Request::Bind(limited)));
+    // Some 40 s of it.
+    write(&gpu.tree().join("large"), crate::support::noise(8 << 20));
+    standby.try_sync(FIRST, Urgency::Due, 0);
+    crate::support::eventually("the limited pass is under way", || {
+        matches!(standby.status().pass, PassActivity::Running { .. }).then_some(())
+    });
+    let began = std::time::Instant::now();
+    let status = crate::support::status_of(standby.try_sync(FIRST, Urgency::LastGasp, 30_000));
+    assert!(status.last_failure.is_none() && status.points.count > 0, "{status:#?}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "it crawled on");
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
 }

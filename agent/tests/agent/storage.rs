@@ -149,6 +149,59 @@ fn thinned_points_are_gone(standby: &Standby) {
 }
 
 #[test]
+fn a_disk_that_was_enlarged_is_taken_up_whole_by_the_next_pass() {
+    let Some(disk) = Disk::make("btrfs", 120) else {
+        return;
+    };
+    let standby = disk.standby();
+    let gpu = Machine::start(&[&standby.key()]);
+    standby.bind(&gpu, FIRST);
+    write(&gpu.tree().join("small"), "1");
+    let before = standby.pass(FIRST).disk.total;
+    // As when the provider enlarges the disk under a mounted file system.
+    let image = disk.place.path().join("image");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&image)
+        .unwrap()
+        .set_len(300 << 20)
+        .unwrap();
+    let found = Command::new("losetup").arg("-j").arg(&image).output().unwrap();
+    let device = String::from_utf8(found.stdout).unwrap();
+    let device = device.split(':').next().unwrap();
+    assert!(Command::new("losetup").args(["-c", device]).status().unwrap().success());
+    write(&gpu.tree().join("large"), crate::support::noise(150 << 20));
+    let status = standby.pass(FIRST);
+    assert_eq!((before.0 >> 20, status.disk.total.0 >> 20), (120, 300));
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+}
+
+#[test]
+fn old_recovery_points_are_given_up_before_the_disk_is_full() {
+    let Some(disk) = Disk::make("btrfs", 300) else {
+        return;
+    };
+    let standby = disk.standby();
+    let gpu = Machine::start(&[&standby.key()]);
+    standby.bind(&gpu, FIRST);
+    for round in 0..12_u32 {
+        // A checkpoint that is written anew each time: every recovery point holds its own.
+        write(&gpu.tree().join("checkpoint"), crate::support::noise(20 << 20));
+        write(&gpu.tree().join("round"), round.to_string());
+        let status = standby.sync(FIRST);
+        assert!(
+            status.last_failure.is_none(),
+            "round {round}: {:?}",
+            status.last_failure
+        );
+        crate::support::eventually("the worker is done", || standby.workers().is_empty().then_some(()));
+    }
+    let points = standby.points().len();
+    assert!((2..12).contains(&points), "{points} recovery points");
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+}
+
+#[test]
 fn a_full_disk_fails_the_pass_by_name_and_keeps_every_point() {
     // 120 MB: the smallest disk that mkfs.btrfs makes has 109.
     for (kind, megabytes) in [("ext4", 40), ("btrfs", 120)] {

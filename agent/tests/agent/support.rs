@@ -336,6 +336,7 @@ impl Standby {
             accept: Accept::Nothing,
             max_deleted_percent: 50,
             excludes: vec![],
+            bandwidth_kib_per_s: 0,
         }
     }
 
@@ -466,7 +467,7 @@ impl Drop for Standby {
 /// A file system in a file.
 pub struct Disk {
     pub at: PathBuf,
-    _place: TempDir,
+    pub place: TempDir,
 }
 
 impl Disk {
@@ -486,7 +487,7 @@ impl Disk {
             eprintln!("SKIPPED: this machine cannot make and mount a {kind} disk");
             return None;
         }
-        Some(Self { at, _place: place })
+        Some(Self { at, place })
     }
 
     pub fn standby(&self) -> Standby {

@@ -28,6 +28,12 @@ pub(crate) struct Configure {
     /// A pass that would remove more than this share of the files halts.
     #[arg(long)]
     max_deleted_percent: Option<u8>,
+    /// The most that copying may take of the GPU's network, in KiB a second; 0 sets no limit.
+    #[arg(long)]
+    bandwidth_kib_per_s: Option<u32>,
+    /// What the standby's data disk may grow to when it fills, in GB; 0 lets it never grow.
+    #[arg(long)]
+    max_disk_gb: Option<u32>,
     /// How long the data of a lost GPU is kept, in seconds.
     #[arg(long)]
     retention_s: Option<u32>,
@@ -56,6 +62,8 @@ impl Configure {
         set("excludes", self.excludes.map(Value::from));
         set("lag_objective_s", self.lag_objective_s.map(Value::from));
         set("max_deleted_percent", self.max_deleted_percent.map(Value::from));
+        set("bandwidth_kib_per_s", self.bandwidth_kib_per_s.map(Value::from));
+        set("max_disk_gb", self.max_disk_gb.map(Value::from));
         set("retention_s", self.retention_s.map(Value::from));
         set("stop_standby_after_s", self.stop_standby_after_s.map(Value::from));
         set("when_deleted_at_vast", self.when_deleted_at_vast.map(Value::from));

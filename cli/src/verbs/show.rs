@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 use warmspare_domain::ids::GpuId;
+use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::{Progress, RestoreActivity};
 
 use super::words::{exit_code, lag, point, text};
@@ -43,6 +44,7 @@ impl Show {
             Ok(RestoreActivity::Failed { message, .. }) => println!("restore          failed: {message}"),
             Ok(RestoreActivity::Verified { .. } | RestoreActivity::Never) | Err(_) => {}
         }
+        println!("traffic          {}", traffic(&view));
         println!("agent heard      {}", text(&view, "heard_at"));
         println!("history");
         for step in view["history"].as_array().into_iter().flatten() {
@@ -56,4 +58,16 @@ impl Show {
         }
         Ok(exit_code(&view))
     }
+}
+
+fn traffic(view: &Value) -> String {
+    let Some(last_30_days) = view["traffic"]["last_30_days"].as_u64() else {
+        return "not known yet".to_owned();
+    };
+    let today = Bytes(view["traffic"]["today"].as_u64().unwrap_or_default());
+    let cost = view["traffic"]["cost_30_days"].as_f64().unwrap_or_default() / 1e6;
+    format!(
+        "{today} today, {} in 30 days (at most ${cost:.2} at the host's price)",
+        Bytes(last_30_days)
+    )
 }

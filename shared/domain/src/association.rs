@@ -169,8 +169,31 @@ pub struct Standby {
     pub binding: Binding,
     /// Complete looks in a row that found neither the machine nor its disk.
     pub gone_reads: u8,
+    /// How its data disk stands.
+    #[serde(default)]
+    pub disk: DataDisk,
     /// A holding standby stays up until then, because somebody downloads.
     pub wanted_until: Timestamp,
+}
+
+/// How the standby's data disk stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DataDisk {
+    /// What it grew to since it was ordered; 0 when it did not.
+    pub grown_to_gb: u32,
+    /// Whether there is room on it.
+    pub space: Space,
+}
+
+/// Whether there is room on a data disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Space {
+    /// There is.
+    #[default]
+    Enough,
+    /// Hardly any, although old recovery points were given up.
+    Short,
 }
 
 /// Whether an order for the standby's machine may still be under way.
@@ -277,6 +300,27 @@ pub struct Loss {
     pub since: Timestamp,
     /// How.
     pub cause: LossCause,
+    /// Whether its last changes are still to be fetched from its disk.
+    #[serde(default)]
+    pub rescue: Rescue,
+}
+
+/// Whether a lost GPU's last changes are still to be fetched from its disk, through its provider.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rescue {
+    /// There is no way to, or no longer one.
+    #[default]
+    Over,
+    /// They are.
+    Wanted {
+        /// Attempts that did not even begin.
+        failures: u8,
+        /// Not before this instant.
+        not_before: Timestamp,
+    },
+    /// Everything that the disk held was fetched.
+    Complete,
 }
 
 /// How a GPU was lost.
@@ -323,6 +367,16 @@ impl LossCause {
         match self {
             Self::Outbid | Self::Paused | Self::OutOfCredit | Self::ContractEnded | Self::HostDark | Self::Gone => true,
             Self::ReportedFailed | Self::ReportedDestroyed | Self::SourceHalted => false,
+        }
+    }
+
+    /// Whether the GPU's disk is still there while its host is online, so that its provider can hand out what is on it.
+    /// `reference/vast/vast-api.md` §9.
+    #[must_use]
+    pub fn leaves_the_disk(self) -> bool {
+        match self {
+            Self::Outbid | Self::Paused | Self::OutOfCredit | Self::ContractEnded => true,
+            Self::HostDark | Self::Gone | Self::ReportedFailed | Self::ReportedDestroyed | Self::SourceHalted => false,
         }
     }
 
@@ -497,6 +551,7 @@ impl Association {
                 link: Link::None,
                 binding: Binding::Stale,
                 gone_reads: 0,
+                disk: DataDisk::default(),
                 wanted_until: now,
             },
             deployment,
@@ -573,6 +628,7 @@ impl Association {
         standby.link = Link::None;
         standby.binding = Binding::Stale;
         standby.gone_reads = 0;
+        standby.disk = DataDisk::default();
         self.saved = Saved::Nothing;
     }
 }

@@ -1,7 +1,7 @@
 //! The one place where warmspare makes up its mind.
 //!
 //! `requests` takes in what people and tools ask, `looked` what we saw of the world, `results` what became of effects;
-//! `due` derives the effects from the state, `needs` says what to look at next.
+//! `rescue` says when a paused GPU's disk is read; `due` derives the effects from the state, `needs` says what to look at next.
 
 use crate::association::{Association, Phase};
 use crate::effect::Effect;
@@ -10,13 +10,16 @@ use crate::reason::Reason;
 use crate::units::Timestamp;
 
 mod due;
+mod grow;
 mod looked;
 mod needs;
 mod requests;
+mod rescue;
 mod results;
 
 pub use looked::{ABSENT_READS, DARK_READS};
 pub use needs::{Needs, needs};
+pub use rescue::RESCUE_ATTEMPTS;
 
 /// What was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +68,7 @@ pub fn decide(association: &Association, event: &Event, now: Timestamp) -> Decis
         Event::AgentReported(report) => results::agent_reported(a, report, now),
         Event::LastGaspAccepted => results::last_gasp_accepted(a, now),
         Event::StandbyUnreachable => results::standby_unreachable(a),
+        Event::DiskGrown { attempt, gb } => grow::grown(a, *attempt, *gb),
         Event::Rented { epoch, gpu } => results::rented(a, *epoch, *gpu, now),
         Event::SupersededGone { gpu } => results::superseded_gone(a, *gpu),
         Event::StandbyRefused { attempt, problem } => results::standby_refused(a, *attempt, problem, now),

@@ -4,7 +4,7 @@ use crate::association::{Association, PointChoice};
 use crate::ids::{Epoch, GpuId, StandbyName, Zone};
 use crate::observed::{Endpoint, SshHost};
 use crate::policy::{MachineSpec, StandbyProvider};
-use crate::units::MicroUsd;
+use crate::units::{MicroUsd, Timestamp};
 use crate::warrant::ReleaseWarrant;
 
 /// What is to be done. The shell that does it has no choices left.
@@ -48,6 +48,24 @@ pub enum Effect {
         epoch: Epoch,
         /// Whether a pass under way is enough.
         urgency: Urgency,
+    },
+    /// Pull the last changes of a paused GPU from its disk, through its provider.
+    Rescue {
+        /// The standby.
+        endpoint: Endpoint,
+        /// The paused GPU.
+        gpu: GpuId,
+        /// Refused by the agent unless it is bound to this.
+        epoch: Epoch,
+        /// Which loss: its instant. The same GPU may be paused again, with other changes on its disk.
+        loss: Timestamp,
+    },
+    /// Grow the standby's data disk to this size. One that has it is left as it is; none ever shrinks.
+    GrowDisk {
+        /// Whose.
+        standby: StandbyRef,
+        /// Its size from then on, in GB.
+        gb: u32,
     },
     /// Rent a GPU like the lost one. A GPU that carries this epoch's label already is that GPU.
     RentGpu {
@@ -151,6 +169,8 @@ pub enum EffectKind {
     StopStandby,
     Bind,
     Sync,
+    Rescue,
+    GrowDisk,
     RentGpu,
     Restore,
     DestroyRental,
@@ -169,6 +189,8 @@ impl Effect {
             Self::StopStandby { .. } => EffectKind::StopStandby,
             Self::Bind { .. } => EffectKind::Bind,
             Self::Sync { .. } => EffectKind::Sync,
+            Self::Rescue { .. } => EffectKind::Rescue,
+            Self::GrowDisk { .. } => EffectKind::GrowDisk,
             Self::RentGpu { .. } => EffectKind::RentGpu,
             Self::Restore { .. } => EffectKind::Restore,
             Self::DestroyRental { .. } => EffectKind::DestroyRental,
@@ -187,6 +209,8 @@ impl std::fmt::Display for EffectKind {
             Self::StopStandby => "stop standby",
             Self::Bind => "bind",
             Self::Sync => "sync",
+            Self::Rescue => "rescue",
+            Self::GrowDisk => "grow disk",
             Self::RentGpu => "rent GPU",
             Self::Restore => "restore",
             Self::DestroyRental => "destroy rental",

@@ -63,6 +63,13 @@ pub enum Event {
     LastGaspAccepted,
     /// The standby did not answer.
     StandbyUnreachable,
+    /// The data disk of this attempt's standby has grown.
+    DiskGrown {
+        /// That attempt.
+        attempt: u16,
+        /// Its size now, in GB.
+        gb: u32,
+    },
     /// A GPU was rented for this epoch, or found under its label.
     Rented {
         /// That epoch.

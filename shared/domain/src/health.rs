@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::association::{Association, Copying, Link, OutbidNotice, Phase, Saved, Trust};
+use crate::association::{Association, Copying, Link, OutbidNotice, Phase, Rescue, Saved, Space, Trust};
 use crate::disk_speed::{self, Load, cheap_disk_needs};
 use crate::units::{Bytes, Timestamp};
 
@@ -72,6 +72,14 @@ pub fn health(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp) ->
         );
         notes.push((Grade::Degraded, text));
     }
+    if a.standby.disk.space == Space::Short && a.next_disk_gb().is_none() {
+        let text = format!(
+            "the standby's disk of {} GB is full and may not grow; the recovery points are safe, newer changes are only on the GPU. \
+             Raise max_disk_gb, or exclude files",
+            a.disk_gb()
+        );
+        notes.push((Grade::Bad, text));
+    }
     if !a.retry.problem.is_empty() {
         let grade = if a.retry.failures >= 5 {
             Grade::Bad
@@ -133,7 +141,11 @@ fn note_phase(a: &Association, now: Timestamp, notes: &mut Vec<(Grade, String)>)
             let hours = end.since(now).as_secs() / 3600;
             (
                 Grade::Bad,
-                format!("the GPU is lost: {}; {saved} until {end} ({hours} h)", loss.cause),
+                format!(
+                    "the GPU is lost: {}; {saved} until {end} ({hours} h){}",
+                    loss.cause,
+                    rescue_words(loss.rescue)
+                ),
             )
         }
         Phase::Restoring { .. } => (
@@ -149,6 +161,14 @@ fn note_phase(a: &Association, now: Timestamp, notes: &mut Vec<(Grade, String)>)
         Phase::Releasing { .. } => (Grade::Degraded, "the standby is being deleted".to_owned()),
     };
     notes.push((grade, text));
+}
+
+fn rescue_words(rescue: Rescue) -> &'static str {
+    match rescue {
+        Rescue::Over => "",
+        Rescue::Wanted { .. } => "; its last changes are being fetched from its disk",
+        Rescue::Complete => "; everything that was on its disk was fetched",
+    }
 }
 
 fn note_lag(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp, notes: &mut Vec<(Grade, String)>) {

@@ -150,6 +150,13 @@ fn follows(a: &Association, effect: &Effect) -> bool {
         Effect::StopStandby { standby } => ours(standby) && matches!(a.phase, Phase::Holding(_)),
         Effect::Bind { gpu, epoch, .. } => copying && *gpu == a.gpu && *epoch == a.epoch,
         Effect::Sync { epoch, .. } => copying && *epoch == a.epoch,
+        Effect::Rescue { gpu, epoch, loss, .. } => {
+            let ours = *gpu == a.gpu && *epoch == a.epoch && a.last_epoch == a.epoch;
+            ours && matches!(&a.phase, Phase::Holding(held) if held.since == *loss && held.cause.leaves_the_disk())
+        }
+        Effect::GrowDisk { standby, gb } => {
+            copying && ours(standby) && *gb > a.disk_gb() && *gb <= a.policy.max_disk_gb
+        }
         Effect::RentGpu { epoch, .. } => job_epoch(a) == Some(*epoch) && target_gpu(a).is_none(),
         Effect::Restore { epoch, target, .. } => job_epoch(a) == Some(*epoch) && target_gpu(a) == Some(*target),
         Effect::DestroySuperseded { gpu, warrant } => {
@@ -300,6 +307,7 @@ pub fn moves_only_when_verified(before: &Association, event: &Event, after: &Ass
         | Event::Bound { .. }
         | Event::LastGaspAccepted
         | Event::StandbyUnreachable
+        | Event::DiskGrown { .. }
         | Event::Rented { .. }
         | Event::SupersededGone { .. }
         | Event::StandbyRefused { .. }
@@ -336,6 +344,7 @@ pub fn a_repeated_request_changes_nothing(event: &Event, once: &Association, twi
         | Event::Bound { .. }
         | Event::LastGaspAccepted
         | Event::StandbyUnreachable
+        | Event::DiskGrown { .. }
         | Event::Rented { .. }
         | Event::SupersededGone { .. } => true,
         Event::Looked(_)

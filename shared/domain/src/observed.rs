@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::halt::HaltReason;
 use crate::ids::{Epoch, GpuId};
 use crate::policy::StandbyProvider;
+use crate::units::Timestamp;
 
 /// What a provider last told us about a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -119,6 +120,22 @@ pub struct AgentReport {
     pub trouble: PassTrouble,
     /// The restore job.
     pub restore: RestoreSeen,
+    /// The last rescue.
+    pub rescue: RescueSeen,
+    /// The data disk.
+    pub disk: DiskSeen,
+}
+
+/// The standby's data disk, as its agent sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DiskSeen {
+    /// There is room, or recovery points that can still be given up.
+    Fine,
+    /// There is hardly any.
+    Short {
+        /// The size of its file system, in GB.
+        total_gb: u32,
+    },
 }
 
 /// What the agent is bound to.
@@ -163,6 +180,26 @@ pub enum RestoreSeen {
     Verified(Epoch),
     /// Ended without success.
     Failed(Epoch),
+}
+
+/// The last rescue on the standby. Each names the loss it was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RescueSeen {
+    /// None.
+    Idle,
+    /// Under way.
+    Running(Timestamp),
+    /// Everything that the disk held is in a recovery point.
+    Complete(Timestamp),
+    /// It broke off, and may be tried again.
+    Failed {
+        /// The loss.
+        loss: Timestamp,
+        /// Attempts so far.
+        attempts: u8,
+    },
+    /// A guard would not have what the disk shows: trying again changes nothing.
+    Refused(Timestamp),
 }
 
 /// A machine or GPU that the sweep found with our label on it.

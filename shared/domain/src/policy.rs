@@ -16,8 +16,14 @@ pub struct Policy {
     pub lag_objective: Seconds,
     /// A pass that would remove more than this share of the files halts. 1 to 100.
     pub max_deleted_percent: u8,
+    /// The most that copying may take of the GPU's network, in KiB a second; 0 sets no limit. The last-gasp pass and the rescue know none.
+    #[serde(default)]
+    pub bandwidth_kib_per_s: u32,
     /// The standby to order.
     pub machine: MachineSpec,
+    /// What the standby's data disk may grow to when it fills, in GB; one that is not above its size lets it never grow.
+    #[serde(default)]
+    pub max_disk_gb: u32,
     /// How long the data of a lost GPU is kept before the standby is released.
     pub retention: Seconds,
     /// How long a holding standby's machine stays up; after that only its disk is paid.
@@ -35,6 +41,8 @@ impl Policy {
     pub const DEFAULT_LAG_OBJECTIVE: Seconds = Seconds(90);
     /// Half: ordinary clean-ups stay below it, wiped and half-mounted trees do not.
     pub const DEFAULT_MAX_DELETED_PERCENT: u8 = 50;
+    /// 0: a disk never shrinks again and is paid for as long as it exists, so growing takes the user's word.
+    pub const DEFAULT_MAX_DISK_GB: u32 = 0;
     /// 7 days: a week-end and a business trip; about $1 for a 100 GB pd-standard disk.
     pub const DEFAULT_RETENTION: Seconds = Seconds(7 * 24 * 3600);
     /// 1 hour: long enough to restore or download at once, short enough to be cheap.

@@ -40,6 +40,14 @@ pub enum Reason {
     NothingSaved,
     /// The policy rents a replacement by itself.
     AutomaticFailover,
+    /// What the paused GPU's disk still holds is fetched first.
+    RescueFirst,
+    /// Everything that the paused GPU's disk held was fetched.
+    Rescued,
+    /// The paused GPU's disk could not be read through its provider.
+    RescueGivenUp,
+    /// The standby's data disk grew.
+    DiskGrown,
     /// A replacement GPU was rented.
     ReplacementRented,
     /// The replacement did not come up, or did not take the data; another one is tried.
@@ -87,6 +95,10 @@ impl std::fmt::Display for Reason {
             | Self::NotNow
             | Self::NothingSaved
             | Self::AutomaticFailover
+            | Self::DiskGrown
+            | Self::RescueFirst
+            | Self::Rescued
+            | Self::RescueGivenUp
             | Self::ReplacementRented
             | Self::ReplacementFailed
             | Self::RestoreGivenUp
@@ -117,6 +129,12 @@ impl Reason {
             Self::NotNow => "not possible in this phase",
             Self::NothingSaved => "there is no recovery point to restore from",
             Self::AutomaticFailover => "the policy rents a replacement by itself",
+            Self::DiskGrown => "the standby's data disk grew",
+            Self::RescueFirst => {
+                "the last changes are fetched from the paused GPU's disk before a replacement is rented"
+            }
+            Self::Rescued => "everything that was on the paused GPU's disk was fetched",
+            Self::RescueGivenUp => "the paused GPU's disk could not be read through Vast; the recovery points stand",
             Self::ReplacementRented => "a replacement GPU was rented",
             Self::ReplacementFailed => "the replacement did not come up; another one is tried",
             Self::RestoreGivenUp => "no replacement could be brought up; the data stays on the standby",

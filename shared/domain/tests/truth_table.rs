@@ -12,7 +12,8 @@ use warmspare_domain::event::{Destination, Event, Subject};
 use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::Epoch;
 use warmspare_domain::observed::{
-    AgentReport, BoundTo, GpuSeen, Observed, PassTrouble, PauseCause, PointsSeen, RestoreSeen, Seen, StandbySeen,
+    AgentReport, BoundTo, DiskSeen, GpuSeen, Observed, PassTrouble, PauseCause, PointsSeen, RescueSeen, RestoreSeen,
+    Seen, StandbySeen,
 };
 use warmspare_domain::policy::{Failover, SupersededGpu, WhenDeletedAtVast};
 use warmspare_domain::problem::ProblemKind;
@@ -267,7 +268,7 @@ fn vast_status_is_read_as_the_reference_says() {
             looked(sees_gpu(paused())),
             0,
             Holding,
-            &[],
+            &[E::Rescue],
             lost(LossCause::Paused),
         ),
         row(
@@ -276,7 +277,7 @@ fn vast_status_is_read_as_the_reference_says() {
             looked(sees_gpu(paused())),
             20,
             Holding,
-            &[],
+            &[E::Rescue],
             lost(LossCause::Outbid),
         ),
         row(
@@ -285,7 +286,7 @@ fn vast_status_is_read_as_the_reference_says() {
             looked(sees_gpu(no_credit.clone())),
             0,
             Holding,
-            &[],
+            &[E::Rescue],
             lost(LossCause::OutOfCredit),
         ),
         row(
@@ -294,7 +295,7 @@ fn vast_status_is_read_as_the_reference_says() {
             looked(sees_gpu(no_credit)),
             0,
             Holding,
-            &[],
+            &[E::Rescue],
             lost(LossCause::OutOfCredit),
         ),
         row(
@@ -303,7 +304,7 @@ fn vast_status_is_read_as_the_reference_says() {
             looked(sees_gpu(ended)),
             0,
             Holding,
-            &[],
+            &[E::Rescue],
             lost(LossCause::ContractEnded),
         ),
         row(
@@ -1425,6 +1426,7 @@ fn one_of_every_event() -> Vec<(&'static str, Event)> {
         reported(pulling()),
         Event::LastGaspAccepted,
         Event::StandbyUnreachable,
+        Event::DiskGrown { attempt: 1, gb: 150 },
         Event::Rented {
             epoch,
             gpu: other_gpu(),
@@ -1461,6 +1463,7 @@ fn kind(event: &Event) -> &'static str {
         Event::AgentReported(_) => "AgentReported",
         Event::LastGaspAccepted => "LastGaspAccepted",
         Event::StandbyUnreachable => "StandbyUnreachable",
+        Event::DiskGrown { .. } => "DiskGrown",
         Event::Rented { .. } => "Rented",
         Event::SupersededGone { .. } => "SupersededGone",
         Event::StandbyRefused { .. } => "StandbyRefused",
@@ -1469,7 +1472,7 @@ fn kind(event: &Event) -> &'static str {
     }
 }
 
-const KINDS_OF_EVENTS: usize = 21;
+const KINDS_OF_EVENTS: usize = 22;
 
 #[test]
 fn every_phase_answers_every_event_as_the_golden_table_says() {
@@ -1513,4 +1516,200 @@ fn every_phase_answers_every_event_as_the_golden_table_says() {
         std::fs::write(path, &table).unwrap();
         panic!("the decisions differ from tests/golden/decisions.txt; see {path}");
     }
+}
+
+#[test]
+fn a_paused_gpus_disk_is_read_before_a_replacement_is_rented_and_holds_nothing_up_for_long() {
+    use PhaseName::{Holding, Restoring};
+    let failing_over = with_policy(doubted(protected()), fails_over);
+    let announced = after(&failing_over, &Event::OutbidAnnounced { gpu: gpu() });
+    let lost = after(&announced, &looked(sees_gpu(paused())));
+    let rescue = |rescue| AgentReport { rescue, ..pulling() };
+    let told = |seen| reported(rescue(seen));
+    let done = after(&lost, &told(RescueSeen::Complete(t0())));
+    let refused = after(&lost, &told(RescueSeen::Refused(t0())));
+    let stopped = change(lost.clone(), |a| a.copying = Copying::Off);
+    let down = change(lost.clone(), |a| a.standby.link = Link::Lost(endpoint()));
+    let manual = change(lost.clone(), |a| a.policy.failover = Failover::Manual);
+    let standby_stopped = Seen {
+        standby: Observed::Present(StandbySeen::Stopped),
+        ..sees_gpu(paused())
+    };
+    let failed = effect_failed(E::Rescue, ProblemKind::OutcomeUnknown);
+    let twice = after(&after(&lost, &failed), &failed);
+    let first = Reason::RescueFirst;
+    let renting = Reason::AutomaticFailover;
+    let other = t0() + std::time::Duration::from_secs(1);
+    check(vec![
+        row(
+            "paused: its disk first",
+            lost.clone(),
+            looked(sees_gpu(paused())),
+            1,
+            Holding,
+            &[E::Rescue],
+            first,
+        ),
+        row(
+            "Vast is silent: wait",
+            lost.clone(),
+            looked(Seen::NOTHING),
+            1,
+            Holding,
+            &[],
+            first,
+        ),
+        row(
+            "dark: no waiting",
+            lost.clone(),
+            looked(sees_gpu(GpuSeen::Dark)),
+            1,
+            Restoring,
+            &[E::RentGpu],
+            renting,
+        ),
+        row(
+            "too long",
+            lost.clone(),
+            looked(sees_gpu(paused())),
+            121,
+            Restoring,
+            &[E::RentGpu],
+            renting,
+        ),
+        row(
+            "fetched",
+            lost.clone(),
+            told(RescueSeen::Complete(t0())),
+            1,
+            Holding,
+            &[],
+            Reason::Rescued,
+        ),
+        row(
+            "fetched, so on",
+            done,
+            looked(sees_gpu(paused())),
+            1,
+            Restoring,
+            &[E::RentGpu],
+            renting,
+        ),
+        row(
+            "a guard refused",
+            refused,
+            looked(sees_gpu(paused())),
+            1,
+            Restoring,
+            &[E::RentGpu],
+            renting,
+        ),
+        row(
+            "another loss's",
+            lost.clone(),
+            told(RescueSeen::Complete(other)),
+            1,
+            Holding,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "failed once",
+            lost.clone(),
+            failed.clone(),
+            1,
+            Holding,
+            &[],
+            Reason::RetryLater,
+        ),
+        row("failed thrice", twice, failed, 1, Holding, &[], Reason::RescueGivenUp),
+        row(
+            "the user stopped copying",
+            stopped,
+            looked(sees_gpu(paused())),
+            1,
+            Restoring,
+            &[E::RentGpu],
+            renting,
+        ),
+        row(
+            "its standby is down",
+            down,
+            looked(standby_stopped),
+            1,
+            Holding,
+            &[E::StartStandby],
+            first,
+        ),
+        row(
+            "nobody waits",
+            manual.clone(),
+            looked(sees_gpu(paused())),
+            1800,
+            Holding,
+            &[E::Rescue],
+            Reason::Steady,
+        ),
+        row(
+            "not for ever",
+            manual,
+            looked(sees_gpu(paused())),
+            3601,
+            Holding,
+            &[],
+            Reason::Steady,
+        ),
+        row(
+            "a halted source is not read behind a person's back",
+            halted(),
+            looked(sees_gpu(paused())),
+            1,
+            Holding,
+            &[],
+            Reason::GpuLost(LossCause::Paused),
+        ),
+    ]);
+}
+
+#[test]
+fn a_disk_that_fills_grows_step_by_step_to_the_users_cap_and_never_twice_at_once() {
+    let told = |total_gb| {
+        reported(AgentReport {
+            disk: DiskSeen::Short { total_gb },
+            ..pulling()
+        })
+    };
+    let size = |a: &Association| match decide(a, &looked(Seen::NOTHING), t0()).effects.as_slice() {
+        [_, warmspare_domain::effect::Effect::GrowDisk { gb, .. }] => Some(*gb),
+        _ => None,
+    };
+    let capped = |gb| with_policy(protected(), |policy| policy.max_disk_gb = gb);
+    assert_eq!(size(&after(&capped(0), &told(100))), None, "nobody allowed it");
+    assert_eq!(size(&after(&capped(100), &told(100))), None, "the cap is its size");
+    let short = after(&capped(200), &told(100));
+    assert_eq!(size(&short), Some(150));
+    assert_eq!(size(&after(&short, &reported(pulling()))), None, "there is room again");
+    let grown = after(&short, &Event::DiskGrown { attempt: 1, gb: 150 });
+    assert_eq!(size(&grown), None);
+    assert_eq!(
+        size(&after(&grown, &told(100))),
+        None,
+        "its file system has yet to grow"
+    );
+    let again = after(&grown, &told(150));
+    assert_eq!(size(&again), Some(200), "never above the cap");
+    let whole = after(&after(&again, &Event::DiskGrown { attempt: 1, gb: 200 }), &told(199));
+    assert_eq!(size(&whole), None);
+    let words = warmspare_domain::health::health(&whole, None, t0()).reasons.join(" ");
+    assert!(
+        words.contains("200 GB is full") && words.contains("max_disk_gb"),
+        "{words}"
+    );
+    let late = after(&again, &Event::DiskGrown { attempt: 2, gb: 400 });
+    assert_eq!(late, again, "of another attempt's disk");
+    assert_eq!(
+        after(&again, &Event::DiskGrown { attempt: 1, gb: 120 }),
+        again,
+        "disks only grow"
+    );
 }

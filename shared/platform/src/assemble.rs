@@ -67,6 +67,7 @@ pub fn world(config: &Config, around: Surroundings) -> Result<World, SetupError>
     let vast = VastSettings {
         base_url: config.vast.url.clone(),
         pace: f64::from(config.vast.pace_percent) / 100.0,
+        disk_user: config.machines.gpu_disk_user.clone(),
         ..VastSettings::new(config.vast.api_key.clone())
     };
     let vast = Arc::new(VastGpus::new(vast)?);

@@ -126,6 +126,8 @@ pub enum Scope {
 pub struct MachineConfig {
     /// The login on GPUs.
     pub gpu_user: String,
+    /// The login of the hosts' daemons that serve the disks of paused GPUs.
+    pub gpu_disk_user: String,
     /// The login on standbys.
     pub standby_user: String,
     /// The SSH port of standbys.
@@ -270,6 +272,16 @@ pub const SETTINGS: &[Setting] = &[
         "50",
         "a pass that would delete more of the files halts",
     ),
+    setting(
+        "bandwidth_kib_per_s",
+        "0",
+        "the most that copying may take of a GPU's network; 0: no limit",
+    ),
+    setting(
+        "max_disk_gb",
+        "0",
+        "what a standby's data disk may grow to when it fills; 0: never",
+    ),
     setting("retention_s", "604800", "how long the data of a lost GPU is kept"),
     setting(
         "stop_standby_after_s",
@@ -309,6 +321,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("beat_s", "30", "seconds between two beats"),
     setting("sweep_s", "300", "seconds between two sweeps"),
     setting("gpu_user", "root", "login on GPUs"),
+    setting(
+        "gpu_disk_user",
+        "vastai_kaalia",
+        "login of the hosts' daemons that serve the disks of paused GPUs",
+    ),
     setting("standby_user", "warmspare", "login on standbys"),
     setting("standby_ssh_port", "22", "SSH port of standbys"),
     setting(
@@ -381,6 +398,8 @@ impl Config {
                     },
                     zones: Vec::new(),
                 },
+                bandwidth_kib_per_s: read.bounded("bandwidth_kib_per_s", 0, 0..=10_000_000),
+                max_disk_gb: read.bounded("max_disk_gb", Policy::DEFAULT_MAX_DISK_GB, 0..=65_536),
                 retention: read.seconds("retention_s", Policy::DEFAULT_RETENTION),
                 stop_standby_after: read.seconds("stop_standby_after_s", Policy::DEFAULT_STOP_STANDBY_AFTER),
                 when_deleted_at_vast: read.one_of(
@@ -420,6 +439,7 @@ impl Config {
             },
             machines: MachineConfig {
                 gpu_user: read.checked("gpu_user", "root", check_login),
+                gpu_disk_user: read.checked("gpu_disk_user", "vastai_kaalia", check_login),
                 standby_user: read.checked("standby_user", "warmspare", check_login),
                 standby_ssh_port: read.bounded("standby_ssh_port", 22, 1..=65_535),
                 standby_data_dir: read.checked("standby_data_dir", "/var/lib/warmspare", check_remote_dir),

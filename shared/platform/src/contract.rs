@@ -34,6 +34,8 @@ pub(crate) fn fixture(contract: u64) -> Association {
             provisioning: Provisioning::Spot,
             zones: vec!["us-central1-a".parse().expect("a literal zone parses")],
         },
+        max_disk_gb: Policy::DEFAULT_MAX_DISK_GB,
+        bandwidth_kib_per_s: 0,
         retention: Policy::DEFAULT_RETENTION,
         stop_standby_after: Policy::DEFAULT_STOP_STANDBY_AFTER,
         when_deleted_at_vast: WhenDeletedAtVast::Hold,

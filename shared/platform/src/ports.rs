@@ -357,6 +357,19 @@ pub enum Destroyed {
     AlreadyGone,
 }
 
+/// Where the disk of a GPU can be read with rsync, also while the GPU is paused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskModule {
+    /// Address or name of the host, not of the container.
+    pub address: String,
+    /// Its SSH port.
+    pub port: u16,
+    /// The login there.
+    pub user: String,
+    /// The name of the GPU's module.
+    pub module: String,
+}
+
 /// The provider of GPUs.
 #[async_trait]
 pub trait Gpus: Send + Sync {
@@ -368,6 +381,9 @@ pub trait Gpus: Send + Sync {
 
     /// Lets a public key into a GPU. Repeating it is fine.
     async fn attach_key(&self, gpu: GpuId, public_key: &str) -> Result<(), ProviderError>;
+
+    /// Says where the disk of a GPU can be read, by the keys that may log in to it, for as long as its host is online.
+    async fn disk_module(&self, gpu: GpuId) -> Result<DiskModule, ProviderError>;
 
     /// Rents a GPU, or finds the one that carries the wish's label already.
     ///
@@ -437,6 +453,19 @@ pub trait Standbys: Send + Sync {
 
     /// Stops a machine; its disk stays.
     async fn stop(&self, standby: &StandbyRef) -> Result<(), ProviderError>;
+
+    /// Grows a data disk to this size in GB while it is in use. A disk that is as large already is left as it is.
+    ///
+    /// # Errors
+    /// [`ProviderError::Invalid`] where a disk's size is fixed for life.
+    async fn grow_disk(&self, standby: &StandbyRef, gb: u32) -> Result<(), ProviderError> {
+        Err(ProviderError::Invalid {
+            detail: format!(
+                "the disk of {} cannot grow to {gb} GB: its provider fixes the size for life; exclude files, or order a larger standby",
+                standby.name
+            ),
+        })
+    }
 
     /// Deletes a machine; its data disk stays.
     async fn delete(&self, standby: &StandbyRef, warrant: ReleaseWarrant) -> Result<Destroyed, ProviderError>;

@@ -23,6 +23,7 @@ use crate::report;
 
 mod act;
 mod observe;
+mod rescue;
 mod sweep;
 
 pub use sweep::{Orphan, SweepReport};

@@ -1,7 +1,7 @@
 //! Turns what others said into what decisions and logs need.
 
-use warmspare_domain::observed::{AgentReport, BoundTo, PassTrouble, PointsSeen, RestoreSeen};
-use warmspare_wire::agent::{Binding, PassFailureKind, RestoreActivity, Status};
+use warmspare_domain::observed::{AgentReport, BoundTo, DiskSeen, PassTrouble, PointsSeen, RescueSeen, RestoreSeen};
+use warmspare_wire::agent::{Binding, PassFailureKind, RescueActivity, RestoreActivity, Status};
 
 /// The whole chain of an error, in one line, for the one place where it is handled.
 #[must_use]
@@ -48,5 +48,39 @@ pub fn agent(status: &Status) -> AgentReport {
             RestoreActivity::Verified { epoch, .. } => RestoreSeen::Verified(*epoch),
             RestoreActivity::Failed { epoch, .. } => RestoreSeen::Failed(*epoch),
         },
+        disk: disk(status),
+        rescue: match &status.rescue {
+            RescueActivity::Never => RescueSeen::Idle,
+            RescueActivity::Running { loss, .. } => RescueSeen::Running(*loss),
+            RescueActivity::Complete { loss, .. } => RescueSeen::Complete(*loss),
+            RescueActivity::Failed { loss, attempts, .. } => RescueSeen::Failed {
+                loss: *loss,
+                attempts: *attempts,
+            },
+            RescueActivity::Refused { loss, .. } => RescueSeen::Refused(*loss),
+        },
+    }
+}
+
+/// Below this share of free space, in percent, the agent gives up old recovery points.
+const LOW_PERCENT: u64 = 10;
+
+/// The recovery points that the agent keeps however short of space it is.
+const LAST_POINTS: u64 = 2;
+
+/// A disk is short when there is nothing left to give up for space, or a pass found it full.
+fn disk(status: &Status) -> DiskSeen {
+    let (free, total) = (status.disk.free.0, status.disk.total.0);
+    let low = free.saturating_mul(100) < total.saturating_mul(LOW_PERCENT) && status.points.count <= LAST_POINTS;
+    let full = status
+        .last_failure
+        .as_ref()
+        .is_some_and(|failure| failure.kind == PassFailureKind::DiskFull);
+    if low || full {
+        DiskSeen::Short {
+            total_gb: u32::try_from(total >> 30).unwrap_or(u32::MAX),
+        }
+    } else {
+        DiskSeen::Fine
     }
 }

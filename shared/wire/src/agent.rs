@@ -49,6 +49,8 @@ pub enum Request {
     RecoveryPoints,
     /// Lists what changed between two recovery points.
     Compare(Compare),
+    /// Starts pulling the tree from the disk of the paused GPU, through its provider's rsync module, or reports the pull under way.
+    Rescue(Rescue),
     /// Starts pushing a recovery point to a host and verifying it there, or reports the push under way.
     Restore(Restore),
     /// Lets one key pull one recovery point, read-only, until an instant.
@@ -72,6 +74,9 @@ pub struct Bind {
     pub max_deleted_percent: u8,
     /// rsync patterns that are not copied.
     pub excludes: Vec<String>,
+    /// The most that a pass may take of the network, in KiB a second; 0 sets no limit. A last-gasp pass knows none.
+    #[serde(default)]
+    pub bandwidth_kib_per_s: u32,
 }
 
 /// Whether a person looked at a halt and wants the source as it is now.
@@ -134,6 +139,21 @@ pub enum Urgency {
     Due,
     /// Only a pass that starts after this request serves.
     LastGasp,
+}
+
+/// See [`Request::Rescue`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rescue {
+    /// Refused unless it is the epoch bound, and when a restore under a later one was accepted.
+    pub epoch: Epoch,
+    /// Which loss: its instant. A call with the same one resumes; another one begins anew.
+    pub loss: Timestamp,
+    /// The machine that serves the disk: the host, not the container.
+    pub host: Host,
+    /// The name of the GPU's module there.
+    pub module: String,
+    /// How long the answer may wait for the pull to end, in milliseconds. The pull itself goes on regardless.
+    pub wait_ms: u64,
 }
 
 /// See [`Request::Restore`].
@@ -202,7 +222,7 @@ pub enum Outcome {
         /// The standby's public key, one OpenSSH line.
         public_key: String,
     },
-    /// To [`Request::Bind`], [`Request::Sync`], [`Request::Status`] and [`Request::Restore`].
+    /// To [`Request::Bind`], [`Request::Sync`], [`Request::Rescue`], [`Request::Status`] and [`Request::Restore`].
     Status(Box<Status>),
     /// To [`Request::RecoveryPoints`].
     RecoveryPoints(Vec<RecoveryPoint>),
@@ -283,6 +303,12 @@ pub struct Status {
     /// Until when the agent goes on by itself.
     #[serde(default, skip_serializing_if = "is_default")]
     pub live_until: Option<Timestamp>,
+    /// The last rescue, if there ever was one.
+    #[serde(default)]
+    pub rescue: RescueActivity,
+    /// What complete passes put on the wire.
+    #[serde(default)]
+    pub traffic: Traffic,
 }
 
 /// Whether a watcher on the GPU tells what changed there, as the last pass found it.
@@ -608,6 +634,62 @@ pub enum RestoreActivity {
         /// For a person.
         message: String,
     },
+}
+
+/// Whether the disk of a paused GPU is, or was, pulled through its provider. Each names the loss it was for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RescueActivity {
+    /// Never asked for.
+    #[default]
+    Never,
+    /// Under way.
+    Running {
+        /// The loss.
+        loss: Timestamp,
+        /// How far it is.
+        progress: Progress,
+    },
+    /// Everything that the disk held is in this recovery point.
+    Complete {
+        /// The loss.
+        loss: Timestamp,
+        /// The recovery point.
+        point: RecoveryPointId,
+        /// When it ended.
+        at: Timestamp,
+        /// Files that it brought or changed.
+        changed_files: u64,
+    },
+    /// It broke off. What arrived is used again.
+    Failed {
+        /// The loss.
+        loss: Timestamp,
+        /// Attempts so far.
+        attempts: u8,
+        /// When it ended.
+        at: Timestamp,
+        /// For a person.
+        message: String,
+    },
+    /// A guard would not have what the disk shows; the recovery points are as they were.
+    Refused {
+        /// The loss.
+        loss: Timestamp,
+        /// When.
+        at: Timestamp,
+        /// For a person.
+        message: String,
+    },
+}
+
+/// What complete passes put on the wire, both ways, by days in UTC.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Since midnight.
+    pub today: Bytes,
+    /// Today and the 29 days before.
+    pub last_30_days: Bytes,
 }
 
 /// The two halves of a restore.

@@ -14,8 +14,8 @@ use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{
     Accept, Answer, AuthorizeDownload, Bind, Binding, Call, Change, ChangeKind, Compare, Comparison, DiskSpace, Halt,
     Host, Live, Outcome, PassActivity, PassFailure, PassFailureKind, PassReport, PassScope, PointChoice, Points,
-    Progress, RecoveryPoint, Refusal, RefusalKind, Request, Restore, RestoreActivity, RestoreStep, Status, Sync,
-    Urgency, Watcher,
+    Progress, RecoveryPoint, Refusal, RefusalKind, Request, Rescue, RescueActivity, Restore, RestoreActivity,
+    RestoreStep, Status, Sync, Traffic, Urgency, Watcher,
 };
 
 const AT: Timestamp = Timestamp::from_millis(1_795_441_530_250);
@@ -54,6 +54,7 @@ fn calls() -> Vec<Call> {
             accept: Accept::Nothing,
             max_deleted_percent: 50,
             excludes: vec!["/cache/".into()],
+            bandwidth_kib_per_s: 20_000,
         }),
         Request::Sync(Sync {
             epoch: Epoch::FIRST,
@@ -69,6 +70,13 @@ fn calls() -> Vec<Call> {
             target: host(),
             target_path: "/workspace".into(),
             wait_ms: 0,
+        }),
+        Request::Rescue(Rescue {
+            epoch: Epoch::FIRST,
+            loss: AT,
+            host: host(),
+            module: "C.48927380".into(),
+            wait_ms: 20_000,
         }),
         Request::AuthorizeDownload(AuthorizeDownload {
             public_key: "ssh-ed25519 AAAA".into(),
@@ -141,6 +149,16 @@ fn full_status() -> Status {
         },
         watcher: Watcher::Unknown,
         live_until: None,
+        rescue: RescueActivity::Complete {
+            loss: AT,
+            point: RecoveryPointId::at(AT),
+            at: AT,
+            changed_files: 3,
+        },
+        traffic: Traffic {
+            today: Bytes(1000),
+            last_30_days: Bytes(30_000),
+        },
     }
 }
 
@@ -153,6 +171,13 @@ fn answers() -> Vec<Answer> {
             halt: None,
             binding: Binding::Unbound,
             restore,
+            ..full_status()
+        }))
+    };
+    let progress = Progress::default();
+    let rescued = |rescue| {
+        Outcome::Status(Box::new(Status {
+            rescue,
             ..full_status()
         }))
     };
@@ -175,6 +200,18 @@ fn answers() -> Vec<Answer> {
             at: AT,
             message: "cannot reach 203.0.113.7".into(),
         }),
+        rescued(RescueActivity::Failed {
+            loss: AT,
+            attempts: 2,
+            at: AT,
+            message: "cannot reach 203.0.113.7".into(),
+        }),
+        rescued(RescueActivity::Refused {
+            loss: AT,
+            at: AT,
+            message: "copying is halted".into(),
+        }),
+        rescued(RescueActivity::Running { loss: AT, progress }),
         Outcome::RecoveryPoints(vec![point()]),
         Outcome::DownloadAuthorized {
             point: point(),

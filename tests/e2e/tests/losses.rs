@@ -84,6 +84,112 @@ fn an_outbid_loses_nothing_that_was_on_disk_before_the_notice() {
 }
 
 #[test]
+fn what_no_pass_fetched_is_rescued_from_the_paused_gpus_disk() {
+    play(fast(), |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            let workspace = stage.workspace(gpu)?;
+            // No notice and no time: the container is killed in the moment after the write.
+            std::fs::write(workspace.join("last words.txt"), "written after the last pass")?;
+            stage.cloud.knobs().stop_silently(gpu).expect("the GPU exists");
+            let view = await_view(stage, gpu, "the rescue", |view| {
+                view["phase_detail"]["holding"]["rescue"] == "complete"
+            })
+            .await?;
+            assert_eq!(view["phase"], "holding");
+            let saved = newest_point_directory(stage)?;
+            assert_eq!(
+                std::fs::read_to_string(saved.join("last words.txt"))?,
+                "written after the last pass"
+            );
+            assert!(saved.join("runs/29.txt").is_file());
+            // The same GPU comes back, and goes on from there.
+            stage.cloud.knobs().outbid_clears(gpu).expect("the GPU exists");
+            await_phase(stage, gpu, &["protected"]).await?;
+            std::fs::write(workspace.join("after.txt"), "back")?;
+            next_point(stage, gpu).await?;
+            assert!(newest_point_directory(stage)?.join("after.txt").is_file());
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn an_outbid_that_cuts_the_last_gasp_off_loses_nothing_across_the_failover() {
+    play(failing_over(), |stage| {
+        Box::pin(async {
+            let old = protected_gpu(stage).await?;
+            let workspace = stage.workspace(old)?;
+            let stop = Arc::new(AtomicBool::new(false));
+            let writer = write_without_pause(workspace.join("training.log"), Arc::clone(&stop));
+            next_point(stage, old).await?;
+            // Too much to be fetched between the notice and the kill.
+            std::fs::write(workspace.join("checkpoint.bin"), vec![9_u8; 80_000_000])?;
+            stop.store(true, Ordering::SeqCst);
+            writer.join().expect("the writer ends well");
+            stage.cloud.knobs().outbid(old, Some(0.0)).expect("the GPU exists");
+            let view = await_view(stage, old, "the data on another GPU", |view| {
+                view["phase"] == "protected" && view["epoch"] != 1
+            })
+            .await?;
+            let new = stage.workspace(number(&view)?)?;
+            for name in ["training.log", "checkpoint.bin", "runs/29.txt"] {
+                assert_eq!(
+                    std::fs::read(new.join(name))?,
+                    std::fs::read(workspace.join(name))?,
+                    "{name} on the new GPU"
+                );
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_failover_does_not_wait_for_a_disk_whose_host_is_dark() {
+    play(failing_over(), |stage| {
+        Box::pin(async {
+            let old = protected_gpu(stage).await?;
+            next_point(stage, old).await?;
+            stage.cloud.knobs().host_offline(old).expect("the GPU exists");
+            let view = await_view(stage, old, "the data on another GPU", |view| {
+                view["phase"] == "protected" && view["epoch"] != 1
+            })
+            .await?;
+            let new = stage.workspace(number(&view)?)?;
+            assert!(new.join("runs/29.txt").is_file());
+            let asked = stage
+                .cloud
+                .requests()
+                .iter()
+                .any(|request| request.path.contains("/commands/rsync"));
+            assert!(!asked, "a dark host's disk was asked for");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_holds_up_no_failover() {
+    use simcloud::{Fault, FaultAction};
+    play(failing_over(), |stage| {
+        Box::pin(async {
+            let old = protected_gpu(stage).await?;
+            let fault = Fault::once("PUT", "/api/v0/commands/rsync", FaultAction::Status { code: 500 });
+            stage.cloud.inject(fault.times(100));
+            stage.cloud.knobs().outbid(old, Some(0.0)).expect("the GPU exists");
+            let view = await_view(stage, old, "the data on another GPU", |view| {
+                view["phase"] == "protected" && view["epoch"] != 1
+            })
+            .await?;
+            let new = stage.workspace(number(&view)?)?;
+            assert!(new.join("runs/29.txt").is_file());
+            Ok(())
+        })
+    });
+}
+
+#[test]
 fn a_paused_gpu_that_comes_back_by_itself_is_protected_again() {
     play(fast(), |stage| {
         Box::pin(async {

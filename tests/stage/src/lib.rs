@@ -235,6 +235,7 @@ impl Stage {
             ("api_tokens", format!("operate:{}", token_hash(&self.token))),
             ("source_path", WORKSPACE.to_owned()),
             ("gpu_user", self.cloud.login_user().to_owned()),
+            ("gpu_disk_user", self.cloud.login_user().to_owned()),
             ("standby_user", self.cloud.login_user().to_owned()),
             ("standby_ssh_port", self.cloud.standby_ssh_port().to_string()),
             ("standby_data_dir", "data".to_owned()),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::association::{Association, Binding, Copying, Lease, Link, Order, OutbidNotice, Phase, Saved, Target};
+use crate::decide::grow;
 use crate::decide::needs::is_wanted;
+use crate::decide::rescue;
 use crate::effect::{Accept, Effect, StandbyRef, Urgency};
 use crate::observed::{Endpoint, GpuSeen, Observed, Seen, SshHost, StandbySeen};
 use crate::policy::SupersededGpu;
@@ -23,7 +25,10 @@ pub(super) fn due(a: &mut Association, seen: &Seen, now: Timestamp) -> Vec<Effec
     match a.phase {
         Phase::Provisioning | Phase::Seeding | Phase::Protected => {
             match standby_up(a, seen, now) {
-                Up::Yes(endpoint) => effects.extend(copy(a, endpoint, seen, now)),
+                Up::Yes(endpoint) => {
+                    effects.extend(copy(a, endpoint, seen, now));
+                    effects.extend(grow::due(a, now));
+                }
                 Up::Not(effect) => effects.extend(effect),
             }
             effects.extend(clear_superseded(a, now));
@@ -143,9 +148,10 @@ fn clear_superseded(a: &Association, now: Timestamp) -> Vec<Effect> {
 fn hold(a: &mut Association, seen: &Seen, now: Timestamp) -> Option<Effect> {
     let Phase::Holding(loss) = &a.phase else { return None };
     let idle = now.since(loss.since) >= a.policy.stop_standby_after.duration();
-    if is_wanted(a, now) {
+    let rescue = rescue::is_wanted(a, now);
+    if is_wanted(a, now) || rescue {
         return match standby_up(a, seen, now) {
-            Up::Yes(_) => None,
+            Up::Yes(endpoint) => rescue::due(a, endpoint, &seen.gpu, now),
             Up::Not(effect) => effect,
         };
     }

@@ -5,6 +5,7 @@ use crate::association::{
 };
 use crate::decide::needs::is_wanted;
 use crate::decide::requests::{copying_phase, lose, start_releasing, start_restoring};
+use crate::decide::rescue;
 use crate::decide::results::give_up_target;
 use crate::event::Destination;
 use crate::observed::{Endpoint, GpuSeen, Observed, PauseCause, Seen, StandbySeen};
@@ -205,11 +206,15 @@ fn held(a: &mut Association, gpu: &Observed<GpuSeen>, now: Timestamp) -> Reason 
     if now.since(loss.since) >= a.policy.retention.duration() && !is_wanted(a, now) {
         return start_releasing(a, Ground::RetentionOver, now);
     }
+    if a.policy.failover != Failover::Manual && rescue::comes_first(a, &loss, gpu, now) {
+        return Reason::RescueFirst;
+    }
     match (a.policy.failover, a.saved) {
         (Failover::Automatic { max_price_per_hour }, Saved::Points)
             if loss.cause.allows_automatic_failover() && a.retry.is_due(now) =>
         {
             let destination = Destination::Rent { max_price_per_hour };
+            let loss = rescue::is_over(loss);
             start_restoring(
                 a,
                 loss,

@@ -1,6 +1,7 @@
 //! What to look at before the next decision. In a calm beat: nothing, the standby's own pass tells enough.
 
 use crate::association::{Association, Binding, Copying, Link, OutbidNotice, Phase, Saved, Target, Trust};
+use crate::decide::rescue;
 use crate::ids::GpuId;
 use crate::units::Timestamp;
 
@@ -47,7 +48,7 @@ pub fn needs(a: &Association, now: Timestamp) -> Needs {
         Phase::Holding(loss) => {
             let may_come_back = loss.cause.heals_by_itself().then_some(a.gpu);
             let idle = now.since(loss.since) >= a.policy.stop_standby_after.duration();
-            let standby = match (is_wanted(a, now), idle) {
+            let standby = match (is_wanted(a, now) || rescue::is_wanted(a, now), idle) {
                 (true, _) => standby_down,
                 // A standby that did not answer is not a standby that is stopped, and a late order or start may still bring it up.
                 (false, true) => true,

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::association::{
-    Association, Binding, Copying, Lease, Loss, LossCause, OutbidNotice, Phase, PointChoice, RestoreJob, Saved, Target,
-    TargetOrigin, Trust,
+    Association, Binding, Copying, Lease, Loss, LossCause, OutbidNotice, Phase, PointChoice, Rescue, RestoreJob, Saved,
+    Target, TargetOrigin, Trust,
 };
+use crate::decide::rescue;
 use crate::event::{Destination, Subject};
 use crate::ids::GpuId;
 use crate::policy::{Policy, SupersededGpu};
@@ -78,7 +79,13 @@ fn declare_lost(a: &mut Association, subject: Subject, cause: LossCause, now: Ti
 
 pub(super) fn lose(a: &mut Association, cause: LossCause, now: Timestamp) -> Reason {
     let reason = Reason::GpuLost(cause);
-    a.enter(Phase::Holding(Loss { since: now, cause }), reason, now);
+    let rescue = rescue::begin(a, cause, now);
+    let loss = Loss {
+        since: now,
+        cause,
+        rescue,
+    };
+    a.enter(Phase::Holding(loss), reason, now);
     a.retry.clear(now);
     reason
 }
@@ -204,10 +211,12 @@ pub(super) fn restore(a: &mut Association, point: &PointChoice, destination: Des
         Phase::Holding(loss) => Loss {
             since: now,
             cause: loss.cause,
+            rescue: Rescue::Over,
         },
         Phase::Halted { .. } => Loss {
             since: now,
             cause: LossCause::SourceHalted,
+            rescue: Rescue::Over,
         },
         Phase::Restoring { job, .. } => {
             return if is_same_destination(job, destination) {
@@ -319,7 +328,8 @@ pub(super) fn change_policy(a: &mut Association, policy: &Policy) -> Reason {
             }
             let same_source = a.policy.source_path == policy.source_path
                 && a.policy.excludes == policy.excludes
-                && a.policy.max_deleted_percent == policy.max_deleted_percent;
+                && a.policy.max_deleted_percent == policy.max_deleted_percent
+                && a.policy.bandwidth_kib_per_s == policy.bandwidth_kib_per_s;
             if !same_source {
                 relearn_source(a);
             }

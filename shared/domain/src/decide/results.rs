@@ -6,7 +6,9 @@ use crate::association::{
     Association, Binding, GpuWatch, Lease, Link, Loss, Order, OutbidNotice, Phase, PointChoice, Retry, Saved, Target,
     TargetOrigin, Trust,
 };
+use crate::decide::grow;
 use crate::decide::looked::BOOT_PATIENCE;
+use crate::decide::rescue;
 use crate::effect::EffectKind;
 use crate::ids::{Epoch, GpuId};
 use crate::observed::{AgentReport, BoundTo, PassTrouble, PointsSeen, RestoreSeen};
@@ -85,10 +87,14 @@ pub(super) fn agent_reported(a: &mut Association, report: &AgentReport, now: Tim
     if report.points == PointsSeen::Some && is_about_our_standby(a, report.bound) {
         a.saved = Saved::Points;
     }
+    if is_about_our_standby(a, report.bound) {
+        grow::reported(a, report.disk);
+    }
     match &a.phase {
         Phase::Seeding | Phase::Protected => passes_reported(a, report, now),
         Phase::Restoring { .. } => restore_reported(a, report.restore, now),
-        Phase::Provisioning | Phase::Holding(_) | Phase::Halted { .. } => Reason::Steady,
+        Phase::Holding(_) => rescue::reported(a, report),
+        Phase::Provisioning | Phase::Halted { .. } => Reason::Steady,
         Phase::Releasing { .. } | Phase::Released { .. } => Reason::AlreadyReleased,
     }
 }
@@ -360,6 +366,10 @@ pub(super) fn failed(a: &mut Association, effect: EffectKind, problem: &Problem,
     if let Phase::Released { .. } = a.phase {
         return Reason::AlreadyReleased;
     }
+    if effect == EffectKind::Rescue {
+        // Never in the way of what else is tried.
+        return rescue::failed(a, problem, now);
+    }
     a.retry.note(problem, now);
     match (effect, problem.kind) {
         (EffectKind::Bind, ProblemKind::Halted(halt)) => match a.phase {
@@ -403,6 +413,8 @@ pub(super) fn failed(a: &mut Association, effect: EffectKind, problem: &Problem,
             | EffectKind::StopStandby
             | EffectKind::Bind
             | EffectKind::Sync
+            | EffectKind::Rescue
+            | EffectKind::GrowDisk
             | EffectKind::DestroyRental
             | EffectKind::DestroySuperseded
             | EffectKind::DeleteStandby

@@ -10,13 +10,13 @@ use warmspare_domain::invariants::{
     never_the_last_copy, superseded_is_never_read,
 };
 use warmspare_domain::observed::{
-    AgentReport, BoundTo, Endpoint, Found, GpuSeen, Observed, PassTrouble, PauseCause, PointsSeen, RestoreSeen, Seen,
-    SshHost, StandbySeen,
+    AgentReport, BoundTo, DiskSeen, Endpoint, Found, GpuSeen, Observed, PassTrouble, PauseCause, PointsSeen,
+    RescueSeen, RestoreSeen, Seen, SshHost, StandbySeen,
 };
 use warmspare_domain::orphan::Verdict;
 use warmspare_domain::policy::StandbyProvider;
 use warmspare_domain::problem::{Problem, ProblemKind};
-use warmspare_domain::units::MicroUsd;
+use warmspare_domain::units::{MicroUsd, Timestamp};
 use warmspare_domain::warrant::Ground;
 
 use crate::rules::{LONG_TIME, Mind, NOW, SHORT_TIME};
@@ -379,6 +379,13 @@ impl Model {
                 epoch,
                 urgency,
             } => self.sync(w, endpoint, *epoch, *urgency, answer),
+            Effect::Rescue {
+                endpoint,
+                gpu,
+                epoch,
+                loss,
+            } => self.rescue(w, endpoint, *gpu, *epoch, *loss, answer),
+            Effect::GrowDisk { .. } => simply(w, effect.kind(), answer, |_| {}),
             Effect::RentGpu { epoch, .. } => rent(w, *epoch, answer),
             Effect::Restore {
                 endpoint,
@@ -596,6 +603,57 @@ impl Model {
             }
             Answer::DoneUnheard => Some(vec![Event::StandbyUnreachable]),
             Answer::NotDone | Answer::Refused | Answer::RefusedWithDisk | Answer::LandsLate | Answer::OutOfCredit => {
+                None
+            }
+        }
+    }
+
+    /// The disk of a paused GPU, read through its provider: at once, or not at all.
+    fn rescue(
+        &mut self,
+        w: &mut World,
+        endpoint: &Endpoint,
+        gpu: GpuId,
+        epoch: Epoch,
+        loss: Timestamp,
+        answer: Answer,
+    ) -> Option<Vec<Event>> {
+        let kind = EffectKind::Rescue;
+        let Some(index) = reach(w, endpoint) else {
+            return (answer == Answer::Done).then(|| vec![Event::StandbyUnreachable]);
+        };
+        let agent = w.standbys[index].agent;
+        let fenced = agent.bound != small(epoch) || small(epoch) < agent.restore.epoch() || agent.halted;
+        if self.mind.rules.agent_fences && fenced {
+            return (answer == Answer::Done).then(|| vec![failed(kind, ProblemKind::StaleEpoch)]);
+        }
+        let slot = slot_of(gpu);
+        let there = matches!(w.gpus[slot].state, GpuState::Paused | GpuState::Running);
+        let rescued = |agent: &Agent, rescue| {
+            let mut report = report(agent, PassTrouble::None);
+            report.rescue = rescue;
+            Event::AgentReported(report)
+        };
+        match answer {
+            Answer::Done if !there => Some(vec![failed(kind, ProblemKind::Failed)]),
+            Answer::Done if w.gpus[slot].content == EMPTY => Some(vec![rescued(&agent, RescueSeen::Refused(loss))]),
+            Answer::Done | Answer::DoneUnheard if there && w.gpus[slot].content != EMPTY => {
+                let holds = superseded_is_never_read(self.association(w), gpu);
+                self.checks.superseded += 1;
+                self.check(holds);
+                let agent = &mut w.standbys[index].agent;
+                agent.point = w.gpus[slot].content;
+                Some(vec![if answer == Answer::Done {
+                    rescued(agent, RescueSeen::Complete(loss))
+                } else {
+                    Event::StandbyUnreachable
+                }])
+            }
+            Answer::NotDone => Some(vec![failed(kind, ProblemKind::OutcomeUnknown)]),
+            // It goes on when the call returns, or broke off.
+            Answer::Guarded => Some(vec![rescued(&agent, RescueSeen::Running(loss))]),
+            Answer::Refused => Some(vec![rescued(&agent, RescueSeen::Failed { loss, attempts: 3 })]),
+            Answer::Done | Answer::DoneUnheard | Answer::RefusedWithDisk | Answer::LandsLate | Answer::OutOfCredit => {
                 None
             }
         }
@@ -1032,6 +1090,8 @@ fn report(agent: &Agent, trouble: PassTrouble) -> AgentReport {
             Restore::Verified { epoch } => RestoreSeen::Verified(large(epoch)),
             Restore::Failed { epoch } => RestoreSeen::Failed(large(epoch)),
         },
+        rescue: RescueSeen::Idle,
+        disk: DiskSeen::Fine,
     }
 }
 

@@ -84,6 +84,28 @@ fn trying_another_target_under_the_same_epoch_is_found() {
 }
 
 #[test]
+fn reading_the_old_disk_while_its_data_is_on_its_way_elsewhere_is_found() {
+    bites(
+        "effects_follow_from_state",
+        "restoring onto a rented GPU",
+        with_decide(|a, event, now| {
+            let mut decision = decide(a, event, now);
+            if let (Event::Looked(_), Phase::Restoring { loss, .. }, Link::Up(endpoint)) =
+                (event, &decision.next.phase, &decision.next.standby.link)
+            {
+                decision.effects.push(Effect::Rescue {
+                    endpoint: endpoint.clone(),
+                    gpu: a.gpu,
+                    epoch: a.epoch,
+                    loss: loss.since,
+                });
+            }
+            decision
+        }),
+    );
+}
+
+#[test]
 fn reviving_a_release_is_found() {
     bites(
         "tombstone_never_revived",
@@ -93,6 +115,7 @@ fn reviving_a_release_is_found() {
             if let (Phase::Releasing { .. }, Event::GpuFailedReported { .. }) = (&a.phase, event) {
                 decision.next.phase = Phase::Holding(Loss {
                     since: now,
+                    rescue: warmspare_domain::association::Rescue::Over,
                     cause: LossCause::ReportedFailed,
                 });
             }

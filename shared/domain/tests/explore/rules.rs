@@ -3,7 +3,7 @@
 use std::hash::Hash;
 
 use rustc_hash::FxHashMap;
-use warmspare_domain::association::{Association, Lease, Loss, Order, OutbidNotice, Phase, Target};
+use warmspare_domain::association::{Association, Lease, Loss, Order, OutbidNotice, Phase, Rescue, Target};
 use warmspare_domain::decide::{Decision, Needs, decide, needs};
 use warmspare_domain::effect::Effect;
 use warmspare_domain::event::Event;
@@ -182,7 +182,12 @@ pub(crate) fn aged(mut a: Association, millis: i64) -> Association {
     if let OutbidNotice::PassAsked { at } = &mut a.watch.outbid {
         *at = past(*at, 180);
     }
-    let age_loss = |loss: &mut Loss| loss.since = past(loss.since, i64::from(RETENTION_S));
+    let age_loss = |loss: &mut Loss| {
+        loss.since = past(loss.since, i64::from(RETENTION_S));
+        if let Rescue::Wanted { not_before, .. } = &mut loss.rescue {
+            *not_before = past(*not_before, 0);
+        }
+    };
     match &mut a.phase {
         Phase::Holding(loss) => age_loss(loss),
         Phase::Restoring { loss, job } => {

@@ -225,6 +225,8 @@ fn one_zone() -> Policy {
             provisioning: Provisioning::Spot,
             zones: vec!["us-central1-a".parse().expect("a literal zone parses")],
         },
+        max_disk_gb: Policy::DEFAULT_MAX_DISK_GB,
+        bandwidth_kib_per_s: 0,
         retention: Seconds(RETENTION_S),
         stop_standby_after: Policy::DEFAULT_STOP_STANDBY_AFTER,
         when_deleted_at_vast: WhenDeletedAtVast::Hold,

@@ -188,6 +188,10 @@ impl Standbys for ComputeEngine {
         self.stop_ours(standby).await
     }
 
+    async fn grow_disk(&self, standby: &StandbyRef, gb: u32) -> Result<(), ProviderError> {
+        self.grow_disk_of_ours(standby, gb).await
+    }
+
     async fn delete(&self, standby: &StandbyRef, warrant: ReleaseWarrant) -> Result<Destroyed, ProviderError> {
         tracing::info!(standby.name = %standby.name, reason = %warrant.ground(), "deleting a standby's machine");
         self.delete_ours(standby).await

@@ -38,7 +38,7 @@ pub use market::{Offer, OfferQuery, Terms};
 pub use standby::{VastStandbySettings, VastStandbys};
 
 use crate::adapters::http::Http;
-use crate::ports::{Destroyed, GpuRow, Gpus, ProviderError, RentWish, StandbyLabel};
+use crate::ports::{Destroyed, DiskModule, GpuRow, Gpus, ProviderError, RentWish, StandbyLabel};
 use calls::{Call, Calls};
 use instance::instance_path;
 use listing::{PAGE, garbled};
@@ -57,6 +57,8 @@ pub struct VastSettings {
     pub ssh: SshPreference,
     /// Commands that a rented GPU runs at every start, at most 4048 characters.
     pub onstart: Option<String>,
+    /// The login of the hosts' daemons that serve the disks of paused GPUs.
+    pub disk_user: String,
     /// 1 keeps Vast's minimum intervals between calls, 0 keeps none (tests); in between they shrink.
     pub pace: f64,
     /// The longest that one call may take.
@@ -68,6 +70,8 @@ impl VastSettings {
     pub const BASE_URL: &str = "https://console.vast.ai/";
     /// 30 s: creating an instance answers late, and a limit that cuts it off leaves its outcome unknown.
     pub const CALL_LIMIT: Duration = Duration::from_secs(30);
+    /// On every host the same. Source: Vast's command line 1.9.1, `copy`, read 2026-10 (`vast-api.md` §9).
+    pub const DISK_USER: &str = "vastai_kaalia";
     /// Images that are not Vast's own need not have rsync, without which nothing is copied (`vast-api.md` §8).
     pub const ONSTART: &str = "command -v rsync >/dev/null || (apt-get update && apt-get install -y rsync)";
 
@@ -79,6 +83,7 @@ impl VastSettings {
             api_key,
             ssh: SshPreference::Direct,
             onstart: Some(Self::ONSTART.to_owned()),
+            disk_user: Self::DISK_USER.to_owned(),
             pace: 1.0,
             call_limit: Self::CALL_LIMIT,
         }
@@ -192,6 +197,16 @@ impl Gpus for VastGpus {
 
     async fn attach_key(&self, gpu: GpuId, public_key: &str) -> Result<(), ProviderError> {
         self.attach(gpu, public_key).await
+    }
+
+    async fn disk_module(&self, gpu: GpuId) -> Result<DiskModule, ProviderError> {
+        let module = self.rsync_module_address(gpu).await?;
+        Ok(DiskModule {
+            address: module.ssh.address,
+            port: module.ssh.port,
+            user: self.settings.disk_user.clone(),
+            module: module.module,
+        })
     }
 
     async fn rent(&self, wish: &RentWish) -> Result<GpuId, ProviderError> {

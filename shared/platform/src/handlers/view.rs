@@ -5,8 +5,8 @@ use warmspare_domain::association::{Association, Copying, Phase, PhaseName, Tran
 use warmspare_domain::health::{Grade, health};
 use warmspare_domain::ids::{AssociationId, Epoch, GpuId, StandbyName, Zone};
 use warmspare_domain::policy::Policy;
-use warmspare_domain::units::{Bytes, Timestamp};
-use warmspare_wire::agent::{PassActivity, Progress, RecoveryPoint, RestoreActivity, Watcher};
+use warmspare_domain::units::{Bytes, MicroUsd, Timestamp};
+use warmspare_wire::agent::{PassActivity, Progress, RecoveryPoint, RestoreActivity, Status, Traffic, Watcher};
 
 use crate::pulse::Pulse;
 
@@ -47,6 +47,8 @@ pub struct AssociationView {
     pub disk_free: Option<Bytes>,
     /// Who tells the standby what changed on the GPU; `null` before the first pass looked.
     pub watcher: Option<Watcher>,
+    /// What copying put on the wire, and what the GPU's host charges for it.
+    pub traffic: Option<TrafficView>,
     /// When the agent was heard last.
     pub heard_at: Option<Timestamp>,
     /// GPUs whose data moved on.
@@ -57,6 +59,32 @@ pub struct AssociationView {
     pub history: Vec<HistoryLine>,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// What copying put on the wire. Complete passes count, in both directions; the host's price is for what leaves it, so the cost is the most that
+/// it can be.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct TrafficView {
+    /// Since midnight UTC.
+    pub today: Bytes,
+    /// Today and the 29 days before.
+    pub last_30_days: Bytes,
+    /// What the 30 days cost at the host's upload price, in micro-dollars.
+    pub cost_30_days: MicroUsd,
+}
+
+impl TrafficView {
+    fn new(a: &Association, status: &Status) -> Self {
+        let Traffic { today, last_30_days } = status.traffic;
+        // Vast's GB: its prices per TB are 1024 of them (`vast-api.md` §9).
+        let per_gb = u128::from(a.profile.upload_price_per_gb.0);
+        let cost = per_gb.saturating_mul(u128::from(last_30_days.0)) >> 30;
+        Self {
+            today,
+            last_30_days,
+            cost_30_days: MicroUsd(cost.try_into().unwrap_or_default()),
+        }
+    }
 }
 
 /// A transition with its reason in words.
@@ -110,6 +138,7 @@ impl AssociationView {
             watcher: status
                 .map(|status| status.watcher.clone())
                 .filter(|watcher| *watcher != Watcher::Unknown),
+            traffic: status.map(|status| TrafficView::new(a, status)),
             heard_at: pulse.map(|pulse| pulse.at),
             superseded: a.superseded.iter().copied().collect(),
             policy: a.policy.clone(),

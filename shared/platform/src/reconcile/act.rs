@@ -34,6 +34,13 @@ impl Reconciler {
             },
             Effect::StartStandby { standby } => done(kind, standbys.start(standby).await),
             Effect::StopStandby { standby } => done(kind, standbys.stop(standby).await),
+            Effect::GrowDisk { standby, gb } => match standbys.grow_disk(standby, *gb).await {
+                Ok(()) => vec![Event::DiskGrown {
+                    attempt: a.standby.attempt,
+                    gb: *gb,
+                }],
+                Err(error) => vec![failed(kind, &error)],
+            },
             Effect::DeleteStandby { standby, warrant } => done(kind, standbys.delete(standby, *warrant).await),
             Effect::DeleteDisk { standby, warrant } => done(kind, standbys.delete_disk(standby, *warrant).await),
             Effect::DestroyRental { gpu, warrant } => done(kind, gpus.destroy(*gpu, *warrant).await),
@@ -59,6 +66,12 @@ impl Reconciler {
                 epoch,
                 urgency,
             } => self.sync(a, endpoint, *epoch, *urgency).await,
+            Effect::Rescue {
+                endpoint,
+                gpu,
+                epoch,
+                loss,
+            } => self.rescue(a, endpoint, *gpu, *epoch, *loss).await,
             Effect::Restore {
                 endpoint,
                 epoch,
@@ -131,6 +144,7 @@ impl Reconciler {
             },
             max_deleted_percent: a.policy.max_deleted_percent,
             excludes: a.policy.excludes.clone(),
+            bandwidth_kib_per_s: a.policy.bandwidth_kib_per_s,
         };
         match self.call(endpoint, Request::Bind(request)).await {
             Ok(Outcome::Status(status)) => {
@@ -144,7 +158,7 @@ impl Reconciler {
     }
 
     /// Lets the standby's key into a GPU. The private half never leaves the standby.
-    async fn let_in(&self, kind: EffectKind, endpoint: &Endpoint, gpu: GpuId) -> Result<(), Vec<Event>> {
+    pub(super) async fn let_in(&self, kind: EffectKind, endpoint: &Endpoint, gpu: GpuId) -> Result<(), Vec<Event>> {
         let public_key = match self.call(endpoint, Request::Prepare).await {
             Ok(Outcome::Prepared { public_key }) => public_key,
             Ok(Outcome::Refused(refusal)) => return Err(vec![problem_event(kind, problem_of(&refusal, None))]),
@@ -208,7 +222,13 @@ impl Reconciler {
     }
 
     /// The agent understood and did not do it: its status tells the rules why.
-    async fn refused(&self, a: &Association, kind: EffectKind, endpoint: &Endpoint, refusal: &Refusal) -> Vec<Event> {
+    pub(super) async fn refused(
+        &self,
+        a: &Association,
+        kind: EffectKind,
+        endpoint: &Endpoint,
+        refusal: &Refusal,
+    ) -> Vec<Event> {
         debug!(effect = %kind, reason = refusal.message, "the agent refused");
         let status = match self.call(endpoint, Request::Status).await {
             Ok(Outcome::Status(status)) => status,
@@ -240,14 +260,14 @@ impl Reconciler {
         }
     }
 
-    async fn call(&self, endpoint: &Endpoint, request: Request) -> Result<Outcome, AgentError> {
+    pub(super) async fn call(&self, endpoint: &Endpoint, request: Request) -> Result<Outcome, AgentError> {
         self.world
             .agents
             .call(endpoint, request, self.settings.agent_limit)
             .await
     }
 
-    fn note(&self, a: &Association, status: &Status) {
+    pub(super) fn note(&self, a: &Association, status: &Status) {
         self.world.pulses.note(a.id, self.world.clock.now(), status.clone());
     }
 
@@ -283,7 +303,7 @@ fn is_under_way(restore: &RestoreActivity, wanted: Epoch) -> bool {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -315,16 +335,16 @@ fn done<T>(kind: EffectKind, outcome: Result<T, ProviderError>) -> Vec<Event> {
     outcome.err().map(|error| failed(kind, &error)).into_iter().collect()
 }
 
-fn failed(kind: EffectKind, error: &ProviderError) -> Event {
+pub(super) fn failed(kind: EffectKind, error: &ProviderError) -> Event {
     warn!(effect = %kind, error = report::chain(error), "an effect failed; it is tried again later");
     problem_event(kind, error.problem())
 }
 
-fn problem_event(effect: EffectKind, problem: Problem) -> Event {
+pub(super) fn problem_event(effect: EffectKind, problem: Problem) -> Event {
     Event::EffectFailed { effect, problem }
 }
 
-fn agent_failed(kind: EffectKind, error: &AgentError) -> Vec<Event> {
+pub(super) fn agent_failed(kind: EffectKind, error: &AgentError) -> Vec<Event> {
     warn!(effect = %kind, error = report::chain(error), "the standby's agent did not answer");
     let detail = error.to_string();
     match error {
@@ -351,7 +371,7 @@ fn agent_failed(kind: EffectKind, error: &AgentError) -> Vec<Event> {
     }
 }
 
-fn out_of_protocol(kind: EffectKind, outcome: &Outcome) -> Event {
+pub(super) fn out_of_protocol(kind: EffectKind, outcome: &Outcome) -> Event {
     warn!(effect = %kind, answer = ?std::mem::discriminant(outcome), "the agent answered something else than was asked");
     let detail = "the agent answered something else than was asked; it is replaced when its version differs".to_owned();
     problem_event(
@@ -363,7 +383,7 @@ fn out_of_protocol(kind: EffectKind, outcome: &Outcome) -> Event {
     )
 }
 
-fn problem_of(refusal: &Refusal, halt: Option<HaltReason>) -> Problem {
+pub(super) fn problem_of(refusal: &Refusal, halt: Option<HaltReason>) -> Problem {
     let kind = match (refusal.kind, halt) {
         (RefusalKind::Halted, Some(reason)) => ProblemKind::Halted(reason),
         (RefusalKind::StaleEpoch, _) => ProblemKind::StaleEpoch,

@@ -59,6 +59,36 @@ impl ComputeEngine {
             .await
     }
 
+    pub(super) async fn grow_disk_of_ours(&self, standby: &StandbyRef, gb: u32) -> Result<(), ProviderError> {
+        let owner = Owner::of(standby, &self.settings.deployment)?;
+        let name = standby.name.data_disk();
+        let disk = self.disk(standby).await?;
+        let disk = disk.ok_or_else(|| ProviderError::NotFound { what: name.clone() })?;
+        owner.check(&disk.labels, &name)?;
+        // Google refuses a size that the disk has already, say because the answer to an earlier order was lost.
+        if disk.size_gb.parse::<u32>().is_ok_and(|now| now >= gb) {
+            return Ok(());
+        }
+        tracing::info!(standby.name = %standby.name, "growing a standby's data disk to {gb} GB");
+        let path = ["zones", standby.zone.as_str(), "disks", &name, "resize"];
+        let body = serde_json::json!({"sizeGb": gb.to_string()});
+        let ordered = self
+            .calls
+            .order(Method::POST, &path, &with_request_id(&[]), Some(&body))
+            .await;
+        let outcome = match ordered {
+            Ok(operation) => self.calls.watch(&standby.zone, operation).await,
+            Err(refusal) => Progress::Failed(refusal),
+        };
+        match outcome {
+            Progress::Done => Ok(()),
+            Progress::UnderWay => Err(ProviderError::NotReady {
+                detail: format!("disk {name} is still growing"),
+            }),
+            Progress::Failed(refusal) => Err(refusal.into_error(&name)),
+        }
+    }
+
     pub(super) async fn delete_disk_of_ours(&self, standby: &StandbyRef) -> Result<Destroyed, ProviderError> {
         let owner = Owner::of(standby, &self.settings.deployment)?;
         let name = standby.name.data_disk();

@@ -111,6 +111,9 @@ impl Cloud {
             (false, "DELETE", _) => drop(things.remove(name)),
             (false, _, Some("start")) => thing["status"] = json!("STAGING"),
             (false, _, Some("stop")) => thing["status"] = json!("STOPPING"),
+            (false, _, Some("resize")) => {
+                thing["sizeGb"] = request.body.as_ref().unwrap()["sizeGb"].clone();
+            }
             (false, _, Some("setDiskAutoDelete")) => thing["disks"][1]["autoDelete"] = json!(false),
             (false, _, _) => {}
         }
@@ -257,6 +260,8 @@ fn association() -> Association {
             provisioning: Provisioning::Spot,
             zones: vec!["us-central1-a".parse().unwrap()],
         },
+        max_disk_gb: Policy::DEFAULT_MAX_DISK_GB,
+        bandwidth_kib_per_s: 0,
         retention: Policy::DEFAULT_RETENTION,
         stop_standby_after: Seconds(3600),
         when_deleted_at_vast: WhenDeletedAtVast::Hold,
@@ -640,6 +645,25 @@ async fn deleting_a_machine_never_takes_its_data_disk_with_it() {
 }
 
 #[tokio::test]
+async fn a_data_disk_grows_once_and_only_ours() {
+    let stand = Stand::new().await;
+    let disk = format!("{NAME}-data");
+    let put = |labels: Value| {
+        let row = json!({"name": disk, "labels": labels, "users": ["x"], "sizeGb": "100"});
+        stand.cloud().disks.insert(disk.clone(), row);
+    };
+    put(json!({}));
+    stand.engine.grow_disk(&stand.standby, 150).await.unwrap_err();
+    assert!(stand.changes().is_empty(), "a disk without our labels was changed");
+    put(labels("1"));
+    for gb in [150, 150, 120] {
+        stand.engine.grow_disk(&stand.standby, gb).await.unwrap();
+    }
+    assert_eq!(stand.changes(), [format!("POST disks/{disk}/resize")]);
+    assert_eq!(stand.cloud().disks[&disk]["sizeGb"], "150");
+}
+
+#[tokio::test]
 async fn a_data_disk_is_deleted_only_when_nothing_uses_it() {
     let stand = Stand::new().await;
     let put = |users: Value| {
@@ -783,6 +807,7 @@ async fn every_request_fits_googles_published_schema() {
     let engine = &stand.engine;
     stand.create().await.unwrap();
     engine.look(&stand.standby).await.unwrap();
+    engine.grow_disk(&stand.standby, 150).await.unwrap();
     engine.stop(&stand.standby).await.unwrap();
     let mut stopped = instance(&labels("1"), "TERMINATED");
     stopped["disks"][1]["autoDelete"] = json!(true);
@@ -819,6 +844,7 @@ async fn every_request_fits_googles_published_schema() {
         "POST instances",
         "POST start",
         "POST stop",
+        "POST resize",
         "POST setScheduling",
         "POST setDiskAutoDelete",
         "GET getGuestAttributes",

@@ -43,6 +43,9 @@ pub(super) struct Disk {
     pub(super) name: String,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) users: Vec<String>,
+    /// A number in quotes, as Google writes 64-bit numbers.
+    #[serde(rename = "sizeGb")]
+    pub(super) size_gb: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -19,8 +19,6 @@ use crate::ports::{GpuRow, ProviderError};
 pub struct RsyncModule {
     /// The host agent's SSH.
     pub ssh: SshHost,
-    /// The user to log in as.
-    pub user: &'static str,
     /// The daemon's module, e.g. `C.48927380`.
     pub module: String,
 }
@@ -111,7 +109,6 @@ impl VastGpus {
                 address: address.to_owned(),
                 port,
             },
-            user: "vastai_kaalia",
             module,
         })
     }

@@ -610,3 +610,33 @@ fn described(yaml: &str) -> BTreeSet<String> {
     }
     calls
 }
+
+#[tokio::test]
+async fn the_disk_of_a_paused_gpu_is_asked_for_by_its_module() {
+    let offline = json!({"success": false, "error": "host_offline", "msg": "The host of this instance is offline."});
+    let server = script(vec![
+        ok(json!({"success": true, "src_addr": "203.0.113.7", "src_port": 40022})),
+        ok(json!({"success": true, "src_addr": "203.0.113.7", "src_port": "40022"})),
+        ok(json!({"success": true, "msg": "soon"})),
+        ok(offline),
+    ])
+    .await;
+    let gpus = gpus(&server);
+    for _ in 0..2 {
+        let module = gpus.disk_module(vast(101)).await.unwrap();
+        assert_eq!((module.address.as_str(), module.port), ("203.0.113.7", 40022));
+        assert_eq!(
+            (module.user.as_str(), module.module.as_str()),
+            ("vastai_kaalia", "C.101")
+        );
+    }
+    gpus.disk_module(vast(101)).await.unwrap_err();
+    gpus.disk_module(vast(101)).await.unwrap_err();
+    let seen = server.seen();
+    assert_eq!(
+        (seen[0].method.as_str(), seen[0].path.as_str()),
+        ("PUT", "/api/v0/commands/rsync/")
+    );
+    let body = seen[0].body.as_ref().unwrap();
+    assert_eq!((&body["src_id"], &body["dst_id"]), (&json!("C.101"), &Value::Null));
+}

@@ -18,6 +18,10 @@ pub struct PolicyChange {
     pub lag_objective_s: Option<u32>,
     /// See [`Policy::max_deleted_percent`].
     pub max_deleted_percent: Option<u8>,
+    /// See [`Policy::bandwidth_kib_per_s`].
+    pub bandwidth_kib_per_s: Option<u32>,
+    /// See [`Policy::max_disk_gb`].
+    pub max_disk_gb: Option<u32>,
     /// See [`Policy::retention`].
     pub retention_s: Option<u32>,
     /// See [`Policy::stop_standby_after`].
@@ -69,6 +73,13 @@ impl PolicyChange {
                 return Err("max_deleted_percent must be 1 to 100; 100 switches the guard off".to_owned());
             }
             next.max_deleted_percent = percent;
+        }
+        next.bandwidth_kib_per_s = self.bandwidth_kib_per_s.unwrap_or(next.bandwidth_kib_per_s);
+        if let Some(gb) = self.max_disk_gb {
+            if gb > 65_536 {
+                return Err("max_disk_gb must be 0 to 65536; 0 lets the disk never grow".to_owned());
+            }
+            next.max_disk_gb = gb;
         }
         let seconds = [
             (self.lag_objective_s, &mut next.lag_objective),

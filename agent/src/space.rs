@@ -1,0 +1,134 @@
+//! Room on the data disk: old recovery points go first, and a disk that was enlarged is taken up whole.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::clock;
+use crate::data_dir::DataDir;
+use crate::error::AgentError;
+use crate::process;
+use crate::recovery_points;
+use crate::ssh::last_words;
+use crate::status;
+
+/// Share of the disk, in percent, that is kept free for the next pass by giving up old recovery points.
+const KEPT_FREE_PERCENT: u64 = 10;
+
+/// Recovery points that lack of space never takes: the newest, and the one before it, in case the newest holds a mistake.
+const ALWAYS_KEPT: usize = 2;
+
+/// What a file system may fall short of its device without having to grow: its own rounding.
+const ROUNDING: u64 = 16 << 20;
+
+/// btrfs answers at once; only a disk in trouble does not.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Gives up the oldest recovery points until enough is free, or only the last are left.
+///
+/// # Errors
+/// When the disk fails. What was not moved stays.
+pub fn make_room(dir: &DataDir) -> Result<(), AgentError> {
+    while is_short(dir)? && recovery_points::retire_oldest(dir, clock::now(), ALWAYS_KEPT)? {
+        recovery_points::empty_trash(dir);
+    }
+    Ok(())
+}
+
+fn is_short(dir: &DataDir) -> Result<bool, AgentError> {
+    let disk = status::disk(dir)?;
+    Ok(disk.free.0.saturating_mul(100) < disk.total.0.saturating_mul(KEPT_FREE_PERCENT))
+}
+
+/// Grows the file system to its device, when that was enlarged. Nothing happens where it cannot: not root, not btrfs, no such device.
+///
+/// # Errors
+/// When btrfs refuses.
+pub fn follow_device(dir: &DataDir) -> Result<(), AgentError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let Some(mount) = mount_of(dir.root()).filter(|mount| mount.kind == "btrfs") else {
+        return Ok(());
+    };
+    let Some(device_size) = size_of(&mount.source) else {
+        return Ok(());
+    };
+    if device_size <= status::disk(dir)?.total.0.saturating_add(ROUNDING) {
+        return Ok(());
+    }
+    let done = process::run(
+        Command::new("btrfs")
+            .args(["filesystem", "resize", "max"])
+            .arg(&mount.at),
+        b"",
+        LIMIT,
+    )?;
+    if done.code == Some(0) {
+        process::log("the data disk was enlarged; its file system grew to it");
+        return Ok(());
+    }
+    let words = std::io::Error::other(last_words(&done.stderr));
+    Err(AgentError::io("grow the file system to its disk", words))
+}
+
+struct Mount {
+    at: PathBuf,
+    kind: String,
+    source: PathBuf,
+}
+
+/// The mount that a directory is on. Source: proc_pid_mountinfo(5).
+fn mount_of(place: &Path) -> Option<Mount> {
+    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    table
+        .lines()
+        .filter_map(read_mount)
+        .filter(|mount| place.starts_with(&mount.at))
+        .max_by_key(|mount| mount.at.as_os_str().len())
+}
+
+fn read_mount(line: &str) -> Option<Mount> {
+    let (mount, rest) = line.split_once(" - ")?;
+    let at = unescape(mount.split(' ').nth(4)?);
+    let mut rest = rest.split(' ');
+    Some(Mount {
+        at: at.into(),
+        kind: rest.next()?.to_owned(),
+        source: unescape(rest.next()?).into(),
+    })
+}
+
+/// The kernel writes space, tab, newline and backslash as octal.
+fn unescape(text: &str) -> String {
+    text.replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
+}
+
+/// A block device's size in bytes.
+fn size_of(device: &Path) -> Option<u64> {
+    let device = device.canonicalize().ok()?;
+    let sectors = Path::new("/sys/class/block").join(device.file_name()?).join("size");
+    // In units of 512 bytes, whatever the device's own. Source: Linux Documentation/ABI/stable/sysfs-block.
+    let sectors: u64 = fs::read_to_string(sectors).ok()?.trim().parse().ok()?;
+    sectors.checked_mul(512)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_read_with_its_odd_names() {
+        let line = "36 35 98:0 /sub /mnt/my\\040data rw,noatime shared:1 - btrfs /dev/sdb rw,compress=zstd";
+        let mount = read_mount(line).unwrap();
+        assert_eq!(mount.at, Path::new("/mnt/my data"));
+        assert_eq!(
+            (mount.kind.as_str(), mount.source),
+            ("btrfs", PathBuf::from("/dev/sdb"))
+        );
+    }
+}
