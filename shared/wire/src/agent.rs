@@ -241,6 +241,25 @@ pub struct Status {
     pub restore: RestoreActivity,
     /// The data disk.
     pub disk: DiskSpace,
+    /// What it pulls, once it is bound: whoever lost its record asks here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// Where the restore job pushes to, if there ever was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_target: Option<Host>,
+}
+
+/// What a bound standby pulls, as its [`Bind`] said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Where the GPU answered when it was bound.
+    pub host: Host,
+    /// The directory on the GPU.
+    pub path: String,
+    /// rsync patterns that are not copied.
+    pub excludes: Vec<String>,
+    /// A pass that would remove more than this share of the files halts.
+    pub max_deleted_percent: u8,
 }
 
 /// What a standby is bound to.

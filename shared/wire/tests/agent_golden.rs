@@ -14,7 +14,7 @@ use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{
     Accept, Answer, AuthorizeDownload, Bind, Binding, Call, DiskSpace, Halt, Host, Outcome, PassActivity, PassFailure,
     PassFailureKind, PassReport, PointChoice, Points, Progress, RecoveryPoint, Refusal, RefusalKind, Request, Restore,
-    RestoreActivity, RestoreStep, Status, Sync, Urgency,
+    RestoreActivity, RestoreStep, Source, Status, Sync, Urgency,
 };
 
 const AT: Timestamp = Timestamp::from_millis(1_795_441_530_250);
@@ -135,7 +135,23 @@ fn full_status() -> Status {
             total: Bytes(100),
             free: Bytes(40),
         },
+        source: None,
+        restore_target: None,
     }
+}
+
+/// What agents say since records can be rebuilt; one from before says the rest.
+fn status_with_source() -> Answer {
+    Answer::new(Outcome::Status(Box::new(Status {
+        source: Some(Source {
+            host: host(),
+            path: "/workspace".into(),
+            excludes: vec!["*.tmp".into()],
+            max_deleted_percent: 50,
+        }),
+        restore_target: Some(host()),
+        ..full_status()
+    })))
 }
 
 fn answers() -> Vec<Answer> {
@@ -203,4 +219,9 @@ fn calls_of_schema_1_are_written_and_read_as_ever() {
 #[test]
 fn answers_of_schema_1_are_written_and_read_as_ever() {
     check("agent-answers-1.json", &answers());
+}
+
+#[test]
+fn the_source_is_told_to_whoever_lost_the_record() {
+    check("agent-answer-source-1.json", &status_with_source());
 }
