@@ -30,6 +30,8 @@ pub enum Reason {
     AlreadySo,
     /// A tombstone stays a tombstone.
     AlreadyReleased,
+    /// The record was lost; this one was rebuilt from the standby.
+    RecordRebuilt,
     /// Released before it began.
     ReleasedBeforeItBegan,
     /// The user asked for it.
@@ -83,6 +85,7 @@ impl std::fmt::Display for Reason {
             | Self::AlreadySo
             | Self::AlreadyReleased
             | Self::ReleasedBeforeItBegan
+            | Self::RecordRebuilt
             | Self::UserAsked
             | Self::NotNow
             | Self::NothingSaved
@@ -113,6 +116,7 @@ impl Reason {
             Self::AlreadySo => "already known",
             Self::AlreadyReleased => "already released; a late event revives nothing",
             Self::ReleasedBeforeItBegan => "destroyed before its creation was reported",
+            Self::RecordRebuilt => "its record was lost and is rebuilt from the standby",
             Self::UserAsked => "you asked for it",
             Self::NotNow => "not possible in this phase",
             Self::NothingSaved => "there is no recovery point to restore from",
