@@ -2,7 +2,7 @@
 
 use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::{
-    Binding, DiskSpace, PassActivity, PassReport, Points, RecoveryPoint, RestoreActivity, Source, Status,
+    Binding, DiskSpace, PassActivity, PassReport, Points, RecoveryPoint, RestoreActivity, RestoreTarget, Source, Status,
 };
 
 use crate::clock;
@@ -34,7 +34,10 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
         last_complete: last_complete(&state, &points),
         last_failure,
         halt: state.halt,
-        restore_target: dir.restore_file()?.map(|job| job.target),
+        restore_target: dir.restore_file()?.map(|job| RestoreTarget {
+            gpu: job.target_gpu,
+            host: job.target,
+        }),
         restore: restoring(dir)?,
         disk: disk(dir)?,
     })
@@ -61,6 +64,7 @@ fn binding(bound: Option<&BindingFile>) -> Binding {
 fn source(binding: &BindingFile) -> Source {
     let bind = &binding.bind;
     Source {
+        gpu: bind.gpu,
         host: bind.source.clone(),
         path: bind.source_path.clone(),
         excludes: bind.excludes.clone(),

@@ -311,6 +311,7 @@ impl Standby {
             accept: Accept::Nothing,
             max_deleted_percent: 50,
             excludes: vec![],
+            gpu: None,
         }
     }
 
@@ -365,6 +366,7 @@ impl Standby {
             target: target.host(),
             target_path: target.path(),
             wait_ms,
+            gpu: None,
         }
     }
 

@@ -46,14 +46,23 @@ pub struct StandbyRemains {
     /// What it pulls; `None` when it was never bound.
     pub source: Option<BoundSource>,
     /// Where its restore job pushes to.
-    pub restore_target: Option<SshHost>,
+    pub restore_target: Option<RememberedGpu>,
+}
+
+/// A GPU as an agent remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RememberedGpu {
+    /// Which; `None` when the agent was told before it was told names.
+    pub gpu: Option<GpuId>,
+    /// Where it answered then.
+    pub host: SshHost,
 }
 
 /// What a standby pulls, as it was last told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoundSource {
-    /// Where the GPU answered then.
-    pub host: SshHost,
+    /// From which GPU.
+    pub gpu: RememberedGpu,
     /// The directory on the GPU.
     pub path: String,
     /// Patterns that are not copied.
@@ -203,7 +212,7 @@ struct Whose {
 
 #[derive(PartialEq, Eq)]
 enum Certainty {
-    /// A label, an address or the first epoch says so.
+    /// The agent, a label, an address or the first epoch says so.
     Known,
     /// It is the likeliest. The agent's pin of this epoch's host key refuses any other, as long as the epoch stays.
     Guessed,
@@ -229,7 +238,7 @@ fn whose_data(remains: &Remains, found: &StandbyRemains) -> Whose {
         return bound;
     }
     // Verified, and not bound before the record was lost: the user's work goes on there. Pushing again could overwrite it.
-    match rented_for(remains, target).or_else(|| listed_at(remains, found.restore_target.as_ref())) {
+    match named(remains, target, found.restore_target.as_ref()) {
         Some(gpu) => Whose {
             gpu,
             epoch: target,
@@ -243,24 +252,40 @@ fn whose_data(remains: &Remains, found: &StandbyRemains) -> Whose {
 }
 
 fn bound_gpu(remains: &Remains, found: &StandbyRemains, epoch: Epoch) -> Whose {
-    let source = found.source.as_ref().map(|source| &source.host);
-    let known = rented_for(remains, epoch)
-        .or_else(|| (epoch == Epoch::FIRST).then(|| remains.association.first_gpu()))
-        .or_else(|| listed_at(remains, source));
+    let known = named(remains, epoch, found.source.as_ref().map(|source| &source.gpu))
+        .or_else(|| (epoch == Epoch::FIRST).then(|| remains.association.first_gpu()));
     let certainty = match known {
         Some(_) => Certainty::Known,
         None => Certainty::Guessed,
     };
     // The epoch rises on one and the same GPU, too, for example when its source is accepted anew.
-    let earlier = remains.rentals.iter().filter(|rental| rental.epoch < epoch);
+    let earlier = remains.rentals.iter().filter(|rental| rental.epoch <= epoch);
     let likeliest = || earlier.max_by_key(|rental| rental.epoch).map(|rental| rental.gpu);
     let gpu = known.or_else(likeliest).unwrap_or(found.labelled_gpu);
     Whose { gpu, epoch, certainty }
 }
 
-fn rented_for(remains: &Remains, epoch: Epoch) -> Option<GpuId> {
-    let mut rented = remains.rentals.iter().filter(|rental| rental.epoch == epoch);
-    rented.next().map(|rental| rental.gpu)
+/// The GPU of an epoch: the agent's own word counts most, then the label under which it was rented, then where it answers.
+fn named(remains: &Remains, epoch: Epoch, remembered: Option<&RememberedGpu>) -> Option<GpuId> {
+    let host = remembered.map(|remembered| &remembered.host);
+    remembered
+        .and_then(|remembered| remembered.gpu)
+        .or_else(|| rented_for(remains, epoch, host))
+        .or_else(|| listed_at(remains, host))
+}
+
+/// The GPU that was rented for an epoch. A rent whose answer was lost may have landed late, beside the one that was used: then the address decides.
+fn rented_for(remains: &Remains, epoch: Epoch, host: Option<&SshHost>) -> Option<GpuId> {
+    let rented = || remains.rentals.iter().filter(|rental| rental.epoch == epoch);
+    let mut all = rented();
+    match (all.next(), all.next()) {
+        (Some(only), None) => Some(only.gpu),
+        (Some(_), Some(_)) => {
+            let there = listed_at(remains, host)?;
+            rented().find(|rental| rental.gpu == there).map(|rental| rental.gpu)
+        }
+        (None, _) => None,
+    }
 }
 
 fn listed_at(remains: &Remains, host: Option<&SshHost>) -> Option<GpuId> {

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 pub use warmspare_domain::association::PointChoice;
 use warmspare_domain::halt::HaltReason;
-use warmspare_domain::ids::{AssociationId, Epoch, RecoveryPointId};
+use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
 
 /// The version of every message in this module.
@@ -68,6 +68,9 @@ pub struct Bind {
     pub max_deleted_percent: u8,
     /// rsync patterns that are not copied.
     pub excludes: Vec<String>,
+    /// Which GPU that is; only remembered, for whoever lost the record of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuId>,
 }
 
 /// Whether a person looked at a halt and wants the source as it is now.
@@ -126,6 +129,9 @@ pub struct Restore {
     pub target_path: String,
     /// How long the answer may wait for the job to end, in milliseconds. The job itself goes on regardless.
     pub wait_ms: u64,
+    /// Which GPU the target is; only remembered, for whoever lost the record of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuId>,
 }
 
 /// See [`Request::AuthorizeDownload`].
@@ -246,12 +252,23 @@ pub struct Status {
     pub source: Option<Source>,
     /// Where the restore job pushes to, if there ever was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub restore_target: Option<Host>,
+    pub restore_target: Option<RestoreTarget>,
+}
+
+/// Where a restore job pushes to, as its [`Restore`] said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreTarget {
+    /// Which GPU, when it was told.
+    pub gpu: Option<GpuId>,
+    /// Where it answered.
+    pub host: Host,
 }
 
 /// What a bound standby pulls, as its [`Bind`] said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
+    /// Which GPU, when it was told.
+    pub gpu: Option<GpuId>,
     /// Where the GPU answered when it was bound.
     pub host: Host,
     /// The directory on the GPU.

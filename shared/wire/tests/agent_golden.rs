@@ -14,7 +14,7 @@ use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{
     Accept, Answer, AuthorizeDownload, Bind, Binding, Call, DiskSpace, Halt, Host, Outcome, PassActivity, PassFailure,
     PassFailureKind, PassReport, PointChoice, Points, Progress, RecoveryPoint, Refusal, RefusalKind, Request, Restore,
-    RestoreActivity, RestoreStep, Source, Status, Sync, Urgency,
+    RestoreActivity, RestoreStep, RestoreTarget, Source, Status, Sync, Urgency,
 };
 
 const AT: Timestamp = Timestamp::from_millis(1_795_441_530_250);
@@ -53,6 +53,7 @@ fn calls() -> Vec<Call> {
             accept: Accept::Nothing,
             max_deleted_percent: 50,
             excludes: vec!["/cache/".into()],
+            gpu: None,
         }),
         Request::Sync(Sync {
             epoch: Epoch::FIRST,
@@ -67,6 +68,7 @@ fn calls() -> Vec<Call> {
             target: host(),
             target_path: "/workspace".into(),
             wait_ms: 0,
+            gpu: None,
         }),
         Request::AuthorizeDownload(AuthorizeDownload {
             public_key: "ssh-ed25519 AAAA".into(),
@@ -140,16 +142,40 @@ fn full_status() -> Status {
     }
 }
 
+/// The calls that name the GPU, as they are since records can be rebuilt.
+fn calls_with_gpu() -> Vec<Call> {
+    let named = |call: Call| match call.request {
+        Request::Bind(bind) => Some(Request::Bind(Bind {
+            gpu: Some(GpuId::vast(48_927_380)),
+            ..bind
+        })),
+        Request::Restore(restore) => Some(Request::Restore(Restore {
+            gpu: Some(GpuId::vast(48_930_001)),
+            ..restore
+        })),
+        Request::Prepare
+        | Request::Sync(_)
+        | Request::Status
+        | Request::RecoveryPoints
+        | Request::AuthorizeDownload(_) => None,
+    };
+    calls().into_iter().filter_map(named).map(Call::new).collect()
+}
+
 /// What agents say since records can be rebuilt; one from before says the rest.
 fn status_with_source() -> Answer {
     Answer::new(Outcome::Status(Box::new(Status {
         source: Some(Source {
+            gpu: Some(GpuId::vast(48_927_380)),
             host: host(),
             path: "/workspace".into(),
             excludes: vec!["*.tmp".into()],
             max_deleted_percent: 50,
         }),
-        restore_target: Some(host()),
+        restore_target: Some(RestoreTarget {
+            gpu: Some(GpuId::vast(48_930_001)),
+            host: host(),
+        }),
         ..full_status()
     })))
 }
@@ -224,4 +250,5 @@ fn answers_of_schema_1_are_written_and_read_as_ever() {
 #[test]
 fn the_source_is_told_to_whoever_lost_the_record() {
     check("agent-answer-source-1.json", &status_with_source());
+    check("agent-calls-gpu-1.json", &calls_with_gpu());
 }

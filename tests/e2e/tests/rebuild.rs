@@ -155,6 +155,40 @@ fn after_a_failover_the_new_gpu_is_copied_and_the_old_one_is_not_read() {
     });
 }
 
+/// The GPU was the user's choice, so no label says that it is ours, and its address changed since: only its agent knows it.
+#[test]
+fn restored_onto_a_gpu_of_the_users_it_is_known_again_at_another_address() {
+    play_loss(fast(), |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            stage.cloud.knobs().stop_silently(gpu).expect("the GPU exists");
+            await_phase(stage, gpu, &["holding"]).await?;
+            let target = running_gpu(stage).await?;
+            let wish = json!({"onto": target.to_string()});
+            let path = format!("/v1/associations/{gpu}/restore");
+            let (status, answer) = stage.api(reqwest::Method::POST, &path, Some(wish)).await?;
+            assert!(status.is_success(), "{answer}");
+            let moved = |view: &Value| view["gpu"] == format!("vast-{target}") && view["phase"] == "protected";
+            await_view(stage, gpu, "the data on the new GPU", moved).await?;
+            next_point(stage, gpu).await?;
+            let newest = point_ids(stage, gpu).await?.pop().expect("a recovery point");
+            stage.cloud.knobs().stop_silently(target).expect("the GPU exists");
+            await_phase(stage, gpu, &["holding"]).await?;
+            lose_records(stage).await?;
+
+            let line = rebuild_the_one(stage).await?;
+            assert_eq!(line["gpu"], json!(format!("vast-{target}")), "{line:#}");
+            let path = format!("/api/v0/instances/{target}/");
+            stage
+                .vast(reqwest::Method::PUT, &path, Some(json!({"state": "running"})))
+                .await?;
+            copying_goes_on(stage, gpu, target, &newest).await?;
+            assert_eq!(stage.view(gpu).await?["superseded"], json!([format!("vast-{gpu}")]));
+            Ok(())
+        })
+    });
+}
+
 #[test]
 fn lost_while_holding_a_stopped_standby_is_started_and_its_data_restored() {
     play_loss(fast().with("stop_standby_after_s", "1"), |stage| {

@@ -72,6 +72,7 @@ impl Reconciler {
                     target: self.host(host),
                     target_path: a.policy.source_path.clone(),
                     wait_ms: millis(self.settings.pass_wait),
+                    gpu: Some(*target),
                 };
                 self.restore(a, endpoint, *target, request).await
             }
@@ -131,6 +132,7 @@ impl Reconciler {
             },
             max_deleted_percent: a.policy.max_deleted_percent,
             excludes: a.policy.excludes.clone(),
+            gpu: Some(gpu),
         };
         match self.call(endpoint, Request::Bind(request)).await {
             Ok(Outcome::Status(status)) => {

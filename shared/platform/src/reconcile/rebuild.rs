@@ -16,7 +16,9 @@ use warmspare_domain::association::{Association, PhaseName};
 use warmspare_domain::ids::{AssociationId, Epoch, GpuId};
 use warmspare_domain::observed::{Endpoint, GpuSeen, Observed, SshHost, StandbySeen};
 use warmspare_domain::policy::Policy;
-use warmspare_domain::rebuild::{BoundSource, ListedGpu, Remains, Rental, StandbyRemains, provisional, rebuild};
+use warmspare_domain::rebuild::{
+    BoundSource, ListedGpu, Remains, RememberedGpu, Rental, StandbyRemains, provisional, rebuild,
+};
 use warmspare_wire::agent::{Binding, Host, Outcome, Request, Status};
 
 use super::{CONCURRENCY, Reconciler};
@@ -302,19 +304,25 @@ fn standby_remains(row: LabelledStandby, endpoint: &Endpoint, status: &Status) -
         },
         report: report::agent(status),
         source: status.source.as_ref().map(|source| BoundSource {
-            host: ssh_host(&source.host),
+            gpu: place(source.gpu, &source.host),
             path: source.path.clone(),
             excludes: source.excludes.clone(),
             max_deleted_percent: source.max_deleted_percent,
         }),
-        restore_target: status.restore_target.as_ref().map(ssh_host),
+        restore_target: status
+            .restore_target
+            .as_ref()
+            .map(|target| place(target.gpu, &target.host)),
     }
 }
 
-fn ssh_host(host: &Host) -> SshHost {
-    SshHost {
-        address: host.address.clone(),
-        port: host.port,
+fn place(gpu: Option<GpuId>, host: &Host) -> RememberedGpu {
+    RememberedGpu {
+        gpu,
+        host: SshHost {
+            address: host.address.clone(),
+            port: host.port,
+        },
     }
 }
 
