@@ -189,6 +189,44 @@ fn restored_onto_a_gpu_of_the_users_it_is_known_again_at_another_address() {
     });
 }
 
+/// Somebody deletes the one standby's machine in the console; its data disk stays.
+async fn delete_machine(stage: &Stage) -> anyhow::Result<()> {
+    let machines = stage.cloud.machines_left();
+    let machine = machines.into_iter().find(|machine| machine.zone.is_some());
+    let machine = machine.expect("one standby");
+    let (options, zone) = (stage.cloud.options(), machine.zone.unwrap_or_default());
+    let place = format!(
+        "{}/compute/v1/projects/{}/zones/{zone}",
+        stage.cloud.compute_url(),
+        options.project
+    );
+    let answer = reqwest::Client::new()
+        .delete(format!("{place}/instances/{}", machine.name))
+        .bearer_auth(&options.compute_token)
+        .send()
+        .await?;
+    assert!(answer.status().is_success(), "{}", answer.text().await?);
+    until("the machine is gone", async || Ok(standbys(stage).is_empty())).await
+}
+
+#[test]
+fn a_disk_without_machine_gets_one_again_and_is_protected_with_its_points() {
+    play_loss(fast(), |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            next_point(stage, gpu).await?;
+            let newest = point_ids(stage, gpu).await?.pop().expect("a recovery point");
+            lose_records(stage).await?;
+            delete_machine(stage).await?;
+            rebuild_the_one(stage).await?;
+            copying_goes_on(stage, gpu, gpu, &newest).await?;
+            let disks = stage.cloud.disks_left();
+            assert_eq!(disks.iter().filter(|disk| !disk.is_boot).count(), 1);
+            Ok(())
+        })
+    });
+}
+
 #[test]
 fn lost_while_holding_a_stopped_standby_is_started_and_its_data_restored() {
     play_loss(fast().with("stop_standby_after_s", "1"), |stage| {

@@ -50,7 +50,7 @@ pub enum RebuildResult {
     Exists,
     /// Its standby has to come up first: ask again.
     Waiting,
-    /// It cannot be; nothing was changed.
+    /// It cannot be: no record was written, nothing deleted.
     Cannot,
 }
 
@@ -166,7 +166,9 @@ impl Reconciler {
             Ok(association) => self.record(&association, listing).await,
             Err(why) => cannot(
                 id,
-                &format!("{why}. Nothing was changed; look at them in the console, and delete what is of no use"),
+                &format!(
+                    "{why}. No record was written and nothing deleted; machines that were started for the question still run. Look at them in the console, and delete what is of no use"
+                ),
             ),
         }
     }
