@@ -200,6 +200,7 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
                 target: target.host,
                 target_path: path,
                 wait_ms: wait.saturating_mul(1000),
+                gpu: None,
             });
             terminal::show(&data, &request, output.format()).into()
         }

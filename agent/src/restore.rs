@@ -88,6 +88,7 @@ fn accept(dir: &DataDir, restore: &Restore) -> Result<u64, AgentError> {
             point: recovery_points::choose(dir, &restore.point)?.point.id,
             target: restore.target.clone(),
             target_path: restore.target_path.clone(),
+            target_gpu: restore.gpu,
             started_at: clock::now(),
             stage: RestoreStage::Running(RestoreStep::Copying),
         },

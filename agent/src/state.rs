@@ -1,7 +1,7 @@
 //! What the agent remembers between processes.
 
 use serde::{Deserialize, Serialize};
-use warmspare_domain::ids::{AssociationId, Epoch, RecoveryPointId};
+use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress, RecoveryPoint, Rescue, RestoreStep};
 
@@ -139,6 +139,9 @@ pub struct RestoreFile {
     pub started_at: Timestamp,
     /// How it stands.
     pub stage: RestoreStage,
+    /// Which GPU that is, when it was told.
+    #[serde(default)]
+    pub target_gpu: Option<GpuId>,
 }
 
 /// How a restore job stands.

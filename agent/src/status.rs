@@ -2,14 +2,14 @@
 
 use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::{
-    Binding, DiskSpace, PassActivity, PassReport, Points, RecoveryPoint, RestoreActivity, Status,
+    Binding, DiskSpace, PassActivity, PassReport, Points, RecoveryPoint, RestoreActivity, RestoreTarget, Source, Status,
 };
 
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::recovery_points;
-use crate::state::{PASS_LOCK, PointFile, State};
+use crate::state::{BindingFile, PASS_LOCK, PointFile, State};
 use crate::{live, rescue, restore, sync, traffic, tree};
 
 /// How the standby stands, for the control plane and for people. Changes nothing.
@@ -18,6 +18,7 @@ use crate::{live, rescue, restore, sync, traffic, tree};
 /// When one of the agent's files cannot be read.
 pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
     let state = dir.state()?;
+    let bound = dir.binding()?;
     let points = recovery_points::list(dir)?;
     let pass = activity(dir, &state)?;
     let last_failure = match (&pass, sync::killed_pass(dir, &state)?) {
@@ -26,12 +27,17 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
     };
     Ok(Status {
         now: clock::now(),
-        binding: binding(dir)?,
+        source: bound.as_ref().map(source),
+        binding: binding(bound.as_ref()),
         points: summary(dir, &points, &pass),
         pass,
         last_complete: last_complete(&state, &points).map(|report| live::with_confirmation(dir, report)),
         last_failure,
         halt: state.halt,
+        restore_target: dir.restore_file()?.map(|job| RestoreTarget {
+            gpu: job.target_gpu,
+            host: job.target,
+        }),
         restore: restoring(dir)?,
         disk: disk(dir)?,
         watcher: dir.watch_file().watcher,
@@ -52,14 +58,22 @@ pub fn recovery_points(dir: &DataDir) -> Result<Vec<RecoveryPoint>, AgentError> 
         .collect())
 }
 
-fn binding(dir: &DataDir) -> Result<Binding, AgentError> {
-    Ok(match dir.binding()? {
-        None => Binding::Unbound,
-        Some(binding) => Binding::Bound {
-            association: binding.association(),
-            epoch: binding.epoch(),
-        },
+fn binding(bound: Option<&BindingFile>) -> Binding {
+    bound.map_or(Binding::Unbound, |binding| Binding::Bound {
+        association: binding.association(),
+        epoch: binding.epoch(),
     })
+}
+
+fn source(binding: &BindingFile) -> Source {
+    let bind = &binding.bind;
+    Source {
+        gpu: bind.gpu,
+        host: bind.source.clone(),
+        path: bind.source_path.clone(),
+        excludes: bind.excludes.clone(),
+        max_deleted_percent: bind.max_deleted_percent,
+    }
 }
 
 fn activity(dir: &DataDir, state: &State) -> Result<PassActivity, AgentError> {

@@ -64,6 +64,8 @@ enum Verb {
     Download(verbs::download::Download),
     /// Let the standby go: its disk and every recovery point are deleted.
     Release(verbs::release::Release),
+    /// Make lost records anew from the standbys. Deletes nothing.
+    Rebuild(verbs::rebuild::Rebuild),
     /// Say what protecting a GPU costs.
     Estimate(verbs::estimate::Estimate),
 }
@@ -92,6 +94,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Verb::Points(points) => points.run().await,
         Verb::Download(download) => download.run().await,
         Verb::Release(release) => release.run().await,
+        Verb::Rebuild(rebuild) => rebuild.run().await,
         Verb::Estimate(estimate) => estimate.run().await,
     };
     match outcome {

@@ -10,6 +10,7 @@ pub(crate) mod machines;
 pub(crate) mod plan;
 pub(crate) mod points;
 pub(crate) mod protect;
+pub(crate) mod rebuild;
 pub(crate) mod release;
 pub(crate) mod restore;
 pub(crate) mod show;

@@ -337,6 +337,7 @@ impl Standby {
             max_deleted_percent: 50,
             excludes: vec![],
             bandwidth_kib_per_s: 0,
+            gpu: None,
         }
     }
 
@@ -392,6 +393,7 @@ impl Standby {
             target: target.host(),
             target_path: target.path(),
             wait_ms,
+            gpu: None,
         }
     }
 

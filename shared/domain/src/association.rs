@@ -345,11 +345,15 @@ pub enum LossCause {
     ReportedDestroyed,
     /// Copying had halted, and the user restored elsewhere.
     SourceHalted,
+    /// Not the GPU was lost but our record of it: the record was rebuilt, and the GPU is to be looked at.
+    RecordLost,
+    /// As `RecordLost`, and nothing says for certain which GPU has the newest data.
+    RecordUnclear,
 }
 
 impl LossCause {
     /// Every cause, for tests and tables.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Outbid,
         Self::Paused,
         Self::OutOfCredit,
@@ -359,14 +363,22 @@ impl LossCause {
         Self::ReportedFailed,
         Self::ReportedDestroyed,
         Self::SourceHalted,
+        Self::RecordLost,
+        Self::RecordUnclear,
     ];
 
     /// Whether seeing the GPU run again undoes the loss. What a tool or a person declared, only they take back.
     #[must_use]
     pub fn heals_by_itself(self) -> bool {
         match self {
-            Self::Outbid | Self::Paused | Self::OutOfCredit | Self::ContractEnded | Self::HostDark | Self::Gone => true,
-            Self::ReportedFailed | Self::ReportedDestroyed | Self::SourceHalted => false,
+            Self::Outbid
+            | Self::Paused
+            | Self::OutOfCredit
+            | Self::ContractEnded
+            | Self::HostDark
+            | Self::Gone
+            | Self::RecordLost => true,
+            Self::ReportedFailed | Self::ReportedDestroyed | Self::SourceHalted | Self::RecordUnclear => false,
         }
     }
 
@@ -376,7 +388,13 @@ impl LossCause {
     pub fn leaves_the_disk(self) -> bool {
         match self {
             Self::Outbid | Self::Paused | Self::OutOfCredit | Self::ContractEnded => true,
-            Self::HostDark | Self::Gone | Self::ReportedFailed | Self::ReportedDestroyed | Self::SourceHalted => false,
+            Self::HostDark
+            | Self::Gone
+            | Self::ReportedFailed
+            | Self::ReportedDestroyed
+            | Self::SourceHalted
+            | Self::RecordLost
+            | Self::RecordUnclear => false,
         }
     }
 
@@ -390,7 +408,9 @@ impl LossCause {
             | Self::ContractEnded
             | Self::Gone
             | Self::ReportedDestroyed
-            | Self::SourceHalted => false,
+            | Self::SourceHalted
+            | Self::RecordLost
+            | Self::RecordUnclear => false,
         }
     }
 }
@@ -407,6 +427,10 @@ impl std::fmt::Display for LossCause {
             Self::ReportedFailed => "reported failed",
             Self::ReportedDestroyed => "reported destroyed, not by its user",
             Self::SourceHalted => "copying had halted, and the data was restored elsewhere",
+            Self::RecordLost => "its record was lost and rebuilt; the GPU is looked at next",
+            Self::RecordUnclear => {
+                "its record was lost and rebuilt, but which GPU has the newest data is not certain: start copying if it is this one, or restore"
+            }
         })
     }
 }

@@ -17,5 +17,6 @@ pub mod orphan;
 pub mod policy;
 pub mod problem;
 pub mod reason;
+pub mod rebuild;
 pub mod units;
 pub mod warrant;

@@ -30,6 +30,8 @@ pub enum Reason {
     AlreadySo,
     /// A tombstone stays a tombstone.
     AlreadyReleased,
+    /// The record was lost; this one was rebuilt from the standby.
+    RecordRebuilt,
     /// Released before it began.
     ReleasedBeforeItBegan,
     /// The user asked for it.
@@ -91,6 +93,7 @@ impl std::fmt::Display for Reason {
             | Self::AlreadySo
             | Self::AlreadyReleased
             | Self::ReleasedBeforeItBegan
+            | Self::RecordRebuilt
             | Self::UserAsked
             | Self::NotNow
             | Self::NothingSaved
@@ -125,6 +128,7 @@ impl Reason {
             Self::AlreadySo => "already known",
             Self::AlreadyReleased => "already released; a late event revives nothing",
             Self::ReleasedBeforeItBegan => "destroyed before its creation was reported",
+            Self::RecordRebuilt => "its record was lost and is rebuilt from the standby",
             Self::UserAsked => "you asked for it",
             Self::NotNow => "not possible in this phase",
             Self::NothingSaved => "there is no recovery point to restore from",

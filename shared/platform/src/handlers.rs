@@ -26,6 +26,7 @@ mod failure;
 pub mod hooks;
 pub mod machines;
 pub mod page;
+mod rebuild;
 pub mod replay;
 pub mod seal;
 pub mod vast_webhook;

@@ -23,9 +23,11 @@ use crate::report;
 
 mod act;
 mod observe;
+mod rebuild;
 mod rescue;
 mod sweep;
 
+pub use rebuild::{RebuildError, RebuildLine, RebuildMode, RebuildResult};
 pub use sweep::{Orphan, SweepReport};
 
 /// Rounds of look, decide and act in one beat: enough for bind and first pass in one go, few enough that a beat ends.

@@ -7,7 +7,7 @@ use std::fmt::{self, Display, Formatter};
 use serde::{Deserialize, Serialize};
 pub use warmspare_domain::association::PointChoice;
 use warmspare_domain::halt::HaltReason;
-use warmspare_domain::ids::{AssociationId, Epoch, RecoveryPointId};
+use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
 
 /// The version of every message in this module.
@@ -77,6 +77,9 @@ pub struct Bind {
     /// The most that a pass may take of the network, in KiB a second; 0 sets no limit. A last-gasp pass knows none.
     #[serde(default)]
     pub bandwidth_kib_per_s: u32,
+    /// Which GPU that is; only remembered, for whoever lost the record of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuId>,
 }
 
 /// Whether a person looked at a halt and wants the source as it is now.
@@ -169,6 +172,9 @@ pub struct Restore {
     pub target_path: String,
     /// How long the answer may wait for the job to end, in milliseconds. The job itself goes on regardless.
     pub wait_ms: u64,
+    /// Which GPU the target is; only remembered, for whoever lost the record of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuId>,
 }
 
 /// See [`Request::Compare`].
@@ -309,6 +315,12 @@ pub struct Status {
     /// What complete passes put on the wire.
     #[serde(default)]
     pub traffic: Traffic,
+    /// What it pulls, once it is bound: whoever lost its record asks here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// Where the restore job pushes to, if there ever was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_target: Option<RestoreTarget>,
 }
 
 /// Whether a watcher on the GPU tells what changed there, as the last pass found it.
@@ -330,6 +342,30 @@ pub enum Watcher {
         /// Why, and what to do, for a person.
         reason: String,
     },
+}
+
+/// Where a restore job pushes to, as its [`Restore`] said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreTarget {
+    /// Which GPU, when it was told.
+    pub gpu: Option<GpuId>,
+    /// Where it answered.
+    pub host: Host,
+}
+
+/// What a bound standby pulls, as its [`Bind`] said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Which GPU, when it was told.
+    pub gpu: Option<GpuId>,
+    /// Where the GPU answered when it was bound.
+    pub host: Host,
+    /// The directory on the GPU.
+    pub path: String,
+    /// rsync patterns that are not copied.
+    pub excludes: Vec<String>,
+    /// A pass that would remove more than this share of the files halts.
+    pub max_deleted_percent: u8,
 }
 
 /// What a standby is bound to.

@@ -15,7 +15,7 @@ use warmspare_wire::agent::{
     Accept, Answer, AuthorizeDownload, Bind, Binding, Call, Change, ChangeKind, Compare, Comparison, DiskSpace, Halt,
     Host, Live, Outcome, PassActivity, PassFailure, PassFailureKind, PassReport, PassScope, PointChoice, Points,
     Progress, RecoveryPoint, Refusal, RefusalKind, Request, Rescue, RescueActivity, Restore, RestoreActivity,
-    RestoreStep, Status, Sync, Traffic, Urgency, Watcher,
+    RestoreStep, RestoreTarget, Source, Status, Sync, Traffic, Urgency, Watcher,
 };
 
 const AT: Timestamp = Timestamp::from_millis(1_795_441_530_250);
@@ -55,6 +55,7 @@ fn calls() -> Vec<Call> {
             max_deleted_percent: 50,
             excludes: vec!["/cache/".into()],
             bandwidth_kib_per_s: 20_000,
+            gpu: None,
         }),
         Request::Sync(Sync {
             epoch: Epoch::FIRST,
@@ -70,6 +71,7 @@ fn calls() -> Vec<Call> {
             target: host(),
             target_path: "/workspace".into(),
             wait_ms: 0,
+            gpu: None,
         }),
         Request::Rescue(Rescue {
             epoch: Epoch::FIRST,
@@ -159,7 +161,49 @@ fn full_status() -> Status {
             today: Bytes(1000),
             last_30_days: Bytes(30_000),
         },
+        source: None,
+        restore_target: None,
     }
+}
+
+/// The calls that name the GPU, as they are since records can be rebuilt.
+fn calls_with_gpu() -> Vec<Call> {
+    let named = |call: Call| match call.request {
+        Request::Bind(bind) => Some(Request::Bind(Bind {
+            gpu: Some(GpuId::vast(48_927_380)),
+            ..bind
+        })),
+        Request::Restore(restore) => Some(Request::Restore(Restore {
+            gpu: Some(GpuId::vast(48_930_001)),
+            ..restore
+        })),
+        Request::Prepare
+        | Request::Sync(_)
+        | Request::Status
+        | Request::RecoveryPoints
+        | Request::Compare(_)
+        | Request::Rescue(_)
+        | Request::AuthorizeDownload(_) => None,
+    };
+    calls().into_iter().filter_map(named).map(Call::new).collect()
+}
+
+/// What agents say since records can be rebuilt; one from before says the rest.
+fn status_with_source() -> Answer {
+    Answer::new(Outcome::Status(Box::new(Status {
+        source: Some(Source {
+            gpu: Some(GpuId::vast(48_927_380)),
+            host: host(),
+            path: "/workspace".into(),
+            excludes: vec!["*.tmp".into()],
+            max_deleted_percent: 50,
+        }),
+        restore_target: Some(RestoreTarget {
+            gpu: Some(GpuId::vast(48_930_001)),
+            host: host(),
+        }),
+        ..full_status()
+    })))
 }
 
 fn answers() -> Vec<Answer> {
@@ -334,4 +378,10 @@ fn fields_that_came_with_the_watcher_are_written_and_read_as_ever() {
         })
         .collect();
     check("agent-answers-watch-1.json", &answers);
+}
+
+#[test]
+fn the_source_is_told_to_whoever_lost_the_record() {
+    check("agent-answer-source-1.json", &status_with_source());
+    check("agent-calls-gpu-1.json", &calls_with_gpu());
 }

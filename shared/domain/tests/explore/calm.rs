@@ -98,7 +98,7 @@ impl Calm {
     }
 }
 
-fn broken(invariant: &'static str, what: String) -> Broken {
+pub(crate) fn broken(invariant: &'static str, what: String) -> Broken {
     Broken { invariant, what }
 }
 

@@ -21,6 +21,7 @@
 )]
 
 mod calm;
+mod lost;
 mod model;
 mod mutants;
 mod rules;
@@ -82,6 +83,20 @@ fn every_effect_and_every_event_twice_ends_as_once() {
         }
     }
     println!("{compared} effects and events, each twice and once: the same end");
+}
+
+#[test]
+fn a_lost_record_is_rebuilt_in_any_state_and_nothing_is_lost_with_it() {
+    for agents in [lost::Agents::NameGpus, lost::Agents::KnowAddresses] {
+        let mut lost = lost::Lost::default();
+        for scenario in scenarios::all() {
+            let (mut model, root) = scenario.build(Rules::REAL, scenarios::EVERY_STATE);
+            let explored = lost.explore(&mut model, root, scenarios::LOST_STATES_LIMIT, agents);
+            assert!(explored.is_ok(), "{agents:?}, {}: {explored:?}", scenario.name);
+        }
+        println!("{agents:?}: {lost:?}");
+        assert!(lost.rebuilt > 10_000, "{lost:?}");
+    }
 }
 
 #[derive(Default)]

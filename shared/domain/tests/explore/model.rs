@@ -62,7 +62,7 @@ fn small(epoch: Epoch) -> u8 {
     u8::try_from(epoch.number()).expect("few epochs on one path")
 }
 
-fn large(epoch: u8) -> Epoch {
+pub(crate) fn large(epoch: u8) -> Epoch {
     Epoch::numbered(u32::from(epoch)).expect("an epoch that was given out")
 }
 
@@ -80,7 +80,7 @@ fn failed(effect: EffectKind, kind: ProblemKind) -> Event {
     }
 }
 
-fn host(slot: usize, gpu: Gpu) -> SshHost {
+pub(crate) fn host(slot: usize, gpu: Gpu) -> SshHost {
     SshHost {
         address: String::new(),
         port: u16::try_from(slot).expect("few GPUs") * 16 + u16::from(gpu.address),
@@ -1071,7 +1071,7 @@ fn answers(w: &World, slot: usize, at: &SshHost) -> bool {
     w.gpus[slot].state == GpuState::Running && host(slot, w.gpus[slot]) == *at
 }
 
-fn report(agent: &Agent, trouble: PassTrouble) -> AgentReport {
+pub(crate) fn report(agent: &Agent, trouble: PassTrouble) -> AgentReport {
     AgentReport {
         bound: match agent.bound {
             0 => BoundTo::Nothing,
@@ -1095,7 +1095,7 @@ fn report(agent: &Agent, trouble: PassTrouble) -> AgentReport {
     }
 }
 
-fn gpu_seen(w: &World, slot: usize) -> Observed<GpuSeen> {
+pub(crate) fn gpu_seen(w: &World, slot: usize) -> Observed<GpuSeen> {
     let gpu = w.gpus[slot];
     match gpu.state {
         GpuState::None | GpuState::Pending | GpuState::Gone => Observed::Absent,
@@ -1106,7 +1106,7 @@ fn gpu_seen(w: &World, slot: usize) -> Observed<GpuSeen> {
     }
 }
 
-fn machine_seen(index: usize, standby: Standby) -> Observed<StandbySeen> {
+pub(crate) fn machine_seen(index: usize, standby: Standby) -> Observed<StandbySeen> {
     match standby.machine {
         Machine::None => Observed::Absent,
         Machine::Booting => Observed::Present(StandbySeen::Booting),

@@ -36,6 +36,9 @@ pub(crate) const EVERY_STATE_LIMIT: usize = 1_300_000;
 /// States of one scenario from which everything is done twice.
 pub(crate) const TWICE_STATES_LIMIT: usize = 60_000;
 
+/// States of one scenario in which the record is lost.
+pub(crate) const LOST_STATES_LIMIT: usize = 60_000;
+
 /// Within these, the nearest states are visited: every path of a few steps.
 pub(crate) const NEAREST_STATES: Bounds = Bounds {
     disturbances: 3,

@@ -17,14 +17,14 @@ use warmspare_wire::agent::{AuthorizeDownload, Compare, Comparison, Outcome, Rec
 
 use super::hooks::HookAnswer;
 use super::view::AssociationView;
-use super::{App, Failure, machines, seal, words};
+use super::{App, Failure, machines, rebuild, seal, words};
 use crate::config::Scope;
 
 mod body;
 pub mod change;
 mod costs;
 
-use body::Body;
+pub(super) use body::Body;
 use change::PolicyChange;
 
 /// How long a download permission lasts unless the caller says otherwise.
@@ -55,6 +55,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/associations/{gpu}/restore", post(restore))
         .route("/v1/associations/{gpu}/download", post(download))
         .route("/v1/associations/{gpu}/release", post(release))
+        .route("/v1/rebuild", post(rebuild::rebuild))
         .route("/v1/estimate", get(costs::estimate_costs))
         .with_state(app)
 }

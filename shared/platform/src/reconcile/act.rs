@@ -85,6 +85,7 @@ impl Reconciler {
                     target: self.host(host),
                     target_path: a.policy.source_path.clone(),
                     wait_ms: millis(self.settings.pass_wait),
+                    gpu: Some(*target),
                 };
                 self.restore(a, endpoint, *target, request).await
             }
@@ -145,6 +146,7 @@ impl Reconciler {
             max_deleted_percent: a.policy.max_deleted_percent,
             excludes: a.policy.excludes.clone(),
             bandwidth_kib_per_s: a.policy.bandwidth_kib_per_s,
+            gpu: Some(gpu),
         };
         match self.call(endpoint, Request::Bind(request)).await {
             Ok(Outcome::Status(status)) => {

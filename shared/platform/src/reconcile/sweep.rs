@@ -160,7 +160,7 @@ type Known = BTreeMap<AssociationId, Option<Association>>;
 
 fn report_orphan(what: String, association: AssociationId, price_per_hour: Option<MicroUsd>, report: &mut SweepReport) {
     let price = price_per_hour.map_or_else(|| "a price unknown here".to_owned(), |price| format!("{price} an hour"));
-    error!(gpu.id = %association, "{what} bills ({price}) and no association owns it. It may hold the only copy, so it is left alone: look at it, then delete it or rebuild the association");
+    error!(gpu.id = %association, "{what} bills ({price}) and no association owns it. It may hold the only copy, so it is left alone: look at it, then delete it, or have its record made anew: warmspare rebuild");
     report.orphans.push(Orphan {
         what,
         association,

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use crate::handlers::Failure;
 
 /// A JSON body. An empty one is read as `{}`.
-pub(super) struct Body<T>(pub(super) T);
+pub(in crate::handlers) struct Body<T>(pub(in crate::handlers) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Failure;
