@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PROGRAMS := -p warmspare -p warmspare-agent
 
-.PHONY: help setup build release functions deploy demo demo-fast test test-startup test-long explore contract contract-template contract-clients contract-functions bench-functions bench-restore lint deny
+.PHONY: help setup build release functions deploy demo demo-fast test test-startup test-long explore contract contract-template contract-clients contract-functions bench bench-quick bench-functions bench-restore lint deny
 
 help: ## Say what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 20
@@ -48,7 +48,7 @@ test-long: build ## Run the long tests as well: 1 GiB restores, more kills
 
 bench-restore: setup ## Measure restores against cp, rsync and tar over ssh (target/bench/restore.json)
 	$(CARGO) build --locked --release -p warmspare-agent
-	python3 tests/bench/restore.py --agent $${CARGO_TARGET_DIR:-target}/release/warmspare-agent
+	python3 -B tests/bench/restore.py
 
 explore: ## Explore the rules exhaustively and print the counts
 	$(CARGO) test --locked -p warmspare-domain --test explore -- --nocapture
@@ -69,6 +69,18 @@ contract-functions: setup ## Play the failure story on the function binaries, ov
 	$(CARGO) build --locked -p simcloud -p warmspare-agent -p warmspare-functions
 	./tests/contract/setup.sh functions
 	./target/contract-functions-venv/bin/python -B -m pytest -q -p no:cacheprovider tests/contract/functions
+
+bench: setup ## Hold passes, recovery points and restores against the tools that people would use instead, with plots (as root, most of an hour)
+	@./tests/bench/setup.sh
+	$(CARGO) build --locked --release -p warmspare-agent
+	python3 -B tests/bench/data_plane.py --plots docs
+	python3 -B tests/bench/restore.py
+
+bench-quick: setup ## The same on smaller trees, in under five minutes
+	@./tests/bench/setup.sh
+	$(CARGO) build --locked --release -p warmspare-agent
+	python3 -B tests/bench/data_plane.py --files 10000 50000 --rounds 3 --checkpoint-mib 256 --lag-seconds 30 --disk-gib 8 --peers-up-to 10000
+	python3 -B tests/bench/restore.py --quick --repeat 1
 
 bench-functions: setup ## Hold cold start and warm latency of the webhook function against an empty one
 	$(CARGO) build --locked -p simcloud -p warmspare-agent

@@ -95,17 +95,19 @@ class Gpu:
         config.write_text(
             f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {self.place}/host_key\nAuthorizedKeysFile {self.keys}\nPidFile none\n"
             "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nMaxSessions 100\nMaxStartups 100\nSubsystem sftp internal-sftp\n"
+            # Keeps bash from reading the start-up files of whoever runs this: they may cost more than a pass.
+            "SetEnv SHLVL=5\n"
         )
         os.makedirs("/run/sshd", exist_ok=True)
         self.sshd = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stderr=open(self.place / "sshd.log", "wb"))
         until("sshd answers", lambda: answers(self.port))
         self.control = self.place / "control"
 
-    def shell(self):
-        """ssh with a kept connection, as somebody who knows ssh would loop rsync over it."""
+    def shell(self, cipher="^aes128-gcm@openssh.com"):
+        """ssh with a kept connection, as somebody who knows ssh would loop rsync over it; with the cipher that the agent uses, or another."""
         return (
             f"ssh -q -p {self.port} -i {self.place}/user_key -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null "
-            f"-o ControlMaster=auto -o ControlPath={self.control} -o ControlPersist=600"
+            f"-o Ciphers={cipher} -o ControlMaster=auto -o ControlPath={self.control} -o ControlPersist=600"
         )
 
     def close(self):
@@ -186,6 +188,17 @@ def grow_tree(root, files, per_directory=100):
             file = os.open(directory / f"sample-{number:07}.bin", os.O_WRONLY | os.O_CREAT, 0o644)
             os.write(file, content[number % 60_000 : number % 60_000 + 100 + number % 400])
             os.close(file)
+
+
+def grow_small(root, files):
+    """Many files of 100 to 4,196 bytes, 200 in a directory."""
+    noise = os.urandom(1 << 20)
+    for number in range(files):
+        directory = pathlib.Path(root) / f"d{number // 200:05}"
+        if number % 200 == 0:
+            directory.mkdir(parents=True)
+        begin, length = number * 37 % (1 << 19), number * 7919 % 4096 + 100
+        (directory / f"f{number:06}").write_bytes(noise[begin : begin + length])
 
 
 def write_large(path, size):
