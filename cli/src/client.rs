@@ -1,5 +1,7 @@
 //! Calls the API of a running `warmspare serve` or of the deployed functions.
 
+use std::time::Duration;
+
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use serde::Serialize;
@@ -7,6 +9,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::settings::default_state_dir;
+
+/// The one call that waits for Vast's whole listing: 25 rows a second, ten minutes for a fleet.
+pub(crate) const REBUILD: &str = "/v1/rebuild";
+
+const USUAL: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(610);
 
 /// Where the API is.
 #[derive(Debug, Clone, Args)]
@@ -48,7 +56,7 @@ impl Api {
         let mut request = reqwest::Client::new()
             .request(method, &url)
             .bearer_auth(token()?)
-            .timeout(std::time::Duration::from_secs(60));
+            .timeout(if path == REBUILD { LONG } else { USUAL });
         if let Some(body) = body {
             request = request.json(body);
         }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::words::text;
-use crate::client::{Api, NotNow, print_json};
+use crate::client::{Api, NotNow, REBUILD, print_json};
 
 /// How long standbys may take to come up: some minutes live, see `reference/google/compute.md`.
 const UP_WITHIN: Duration = Duration::from_secs(600);
@@ -51,7 +51,7 @@ impl Rebuild {
         let began = Instant::now();
         let mut rebuilt: Vec<Value> = Vec::new();
         loop {
-            let asked = self.api.post("/v1/rebuild", &json!({"dry_run": self.dry_run})).await;
+            let asked = self.api.post(REBUILD, &json!({"dry_run": self.dry_run})).await;
             let mut answer: Value = match asked {
                 Err(error) if error.is::<NotNow>() && began.elapsed() < UP_WITHIN => {
                     eprintln!("{error}");
