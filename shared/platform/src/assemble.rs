@@ -61,10 +61,7 @@ pub enum SetupError {
 /// # Errors
 /// When a file is missing or a setting does not fit; nothing was called.
 pub fn world(config: &Config, around: Surroundings) -> Result<World, SetupError> {
-    let key = match &config.machines.operator_key {
-        Some(path) => path.clone(),
-        None => config.state_dir.join("operator_ed25519"),
-    };
+    let key = operator_key_path(config);
     let public_key = operator_key(&key).map_err(|error| SetupError::OperatorKey(Box::new(error)))?;
     let vast = VastSettings {
         base_url: config.vast.url.clone(),
@@ -110,6 +107,13 @@ pub fn reconcile_settings(config: &Config) -> ReconcileSettings {
     }
 }
 
+pub(crate) fn operator_key_path(config: &Config) -> PathBuf {
+    match &config.machines.operator_key {
+        Some(path) => path.clone(),
+        None => config.state_dir.join("operator_ed25519"),
+    }
+}
+
 fn compute_settings(config: &Config, public_key: String) -> Result<ComputeSettings, SetupError> {
     let startup_script = match &config.machines.startup_script {
         Some(path) => std::fs::read_to_string(path).map_err(|source| SetupError::File {
@@ -132,7 +136,7 @@ fn compute_settings(config: &Config, public_key: String) -> Result<ComputeSettin
     })
 }
 
-fn agent_binary(given: Option<&Path>) -> Result<PathBuf, SetupError> {
+pub(crate) fn agent_binary(given: Option<&Path>) -> Result<PathBuf, SetupError> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }

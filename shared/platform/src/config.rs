@@ -71,6 +71,8 @@ pub struct GcpConfig {
     pub url: String,
     /// The address of Google's price list.
     pub billing_url: String,
+    /// The address of Google's Resource Manager, which knows who may do what.
+    pub resource_manager_url: String,
     /// The project that pays.
     pub project: String,
     /// The VPC network of the standbys.
@@ -233,6 +235,11 @@ pub const SETTINGS: &[Setting] = &[
         "Google's",
         "address of Google's price list (Cloud Billing)",
     ),
+    setting(
+        "gcp_resource_manager_url",
+        "Google's",
+        "address of Google's Resource Manager, which `doctor` asks for permissions",
+    ),
     setting("vast_url", "Vast's", "address of Vast.ai's API"),
     setting(
         "vast_pace_percent",
@@ -388,6 +395,11 @@ impl Config {
             gcp: GcpConfig {
                 url: read.checked("gcp_url", "https://compute.googleapis.com", check_url),
                 billing_url: read.checked("gcp_billing_url", "https://cloudbilling.googleapis.com", check_url),
+                resource_manager_url: read.checked(
+                    "gcp_resource_manager_url",
+                    "https://cloudresourcemanager.googleapis.com",
+                    check_url,
+                ),
                 project: read.required(
                     "gcp_project",
                     "the id of the Google Cloud project that pays for the standbys",

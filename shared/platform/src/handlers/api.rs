@@ -22,6 +22,7 @@ use crate::config::Scope;
 mod body;
 pub mod change;
 mod costs;
+mod doctor;
 
 use body::Body;
 use change::PolicyChange;
@@ -50,6 +51,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/associations/{gpu}/restore", post(restore))
         .route("/v1/associations/{gpu}/download", post(download))
         .route("/v1/associations/{gpu}/release", post(release))
+        .route("/v1/doctor", get(doctor::examine))
         .route("/v1/estimate", get(costs::estimate_costs))
         .with_state(app)
 }
