@@ -166,12 +166,12 @@ not_deleted() { # what, state
 }
 
 # --- 1. APIs
-# iam makes the roles and the pool, iamcredentials and sts are what the functions sign in with.
+# cloudresourcemanager tells doctor which rights there are; iam makes the roles and the pool, iamcredentials and sts are what the functions sign in with.
 look "project $project" projects describe "$project" '--format=value(projectNumber)' || stop "find project $project"
 number=$found
 look "the APIs" services list --enabled "--project=$project" '--format=value(config.name)' || stop "list the APIs of $project"
 enabled=$found
-for api in compute storage iam iamcredentials sts cloudbilling; do
+for api in compute storage iam iamcredentials sts cloudbilling cloudresourcemanager; do
     if grep -Fqx "$api.googleapis.com" <<<"$enabled"; then
         keep "API $api is on"
     else
@@ -204,10 +204,14 @@ compute_permissions=(
     compute.instances.start compute.instances.stop compute.instances.setScheduling
     compute.instances.setDiskAutoDelete compute.disks.update compute.disks.resize
     compute.instances.delete compute.disks.delete
+    # what doctor reads: the region with its quota, and whether the machine type exists
+    compute.regions.get compute.machineTypes.get
 )
 # Replacing an object takes storage.objects.delete as well: Google checks it for every overwrite, so that a role without it could write each
 # association only once. Source: Cloud Storage docs, IAM permissions, note on replacing objects, read 2026-11. The store itself has no delete.
-storage_permissions=(storage.objects.create storage.objects.get storage.objects.list storage.objects.update storage.objects.delete)
+storage_permissions=(storage.objects.create storage.objects.get storage.objects.list storage.objects.update storage.objects.delete
+    # doctor reads the bucket's lifecycle and soft delete
+    storage.buckets.get)
 
 custom_role() { # suffix, title, permissions...
     local id=warmspare_${deployment//-/_}_$1 title=$2 wanted has

@@ -34,6 +34,11 @@ pub(crate) struct Api {
 }
 
 impl Api {
+    /// The API at this address.
+    pub(crate) fn at(url: String) -> Self {
+        Self { url, json: false }
+    }
+
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.send(reqwest::Method::GET, path, None::<&()>).await
     }

@@ -36,7 +36,7 @@ enum Verb {
     Settings,
     /// Make an API token; only its hash goes into the settings.
     Token(verbs::token::Token),
-    /// Check everything that `serve` needs, and say what to do about what is missing.
+    /// Check everything that a deployment needs, and say what to do about what is missing.
     Doctor(verbs::doctor::Doctor),
     /// Make Vast's webhook, have it tested, or change its secret.
     Webhook(verbs::webhook::Webhook),

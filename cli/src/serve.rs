@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use warmspare_domain::ids::AssociationId;
 use warmspare_platform::assemble::reconcile_settings;
 use warmspare_platform::config::{ApiToken, Config, Scope, token_hash};
+use warmspare_platform::doctor::Examiner;
 use warmspare_platform::handlers::{App, Nudge, router};
 use warmspare_platform::pulse::Pulses;
 use warmspare_platform::reconcile::Reconciler;
@@ -67,7 +68,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let world = world::real(&config, Arc::clone(&pulses)).await?;
     let reconciler = Reconciler::new(world, reconcile_settings(&config));
     let (nudges, nudged) = Nudges::new();
-    let app = App::new(&config, reconciler.clone(), Arc::new(nudges));
+    let mut app = App::new(&config, reconciler.clone(), Arc::new(nudges));
+    app.examiner = Some(Arc::new(Examiner::local(&config).await));
     let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| {
         format!(
             "cannot listen on {}; is another `warmspare serve` running?",

@@ -13,6 +13,7 @@ use warmspare_platform::adapters::gcs::{GcsAssociations, GcsHeartbeats, GcsObjec
 use warmspare_platform::adapters::google::{Federated, GoogleCredentials, TokenSource};
 use warmspare_platform::assemble::{self, Surroundings, reconcile_settings};
 use warmspare_platform::config::Config;
+use warmspare_platform::doctor::{BucketPlace, Examiner};
 use warmspare_platform::handlers::{App, ControlPlane, Nudge};
 use warmspare_platform::pulse::Pulses;
 use warmspare_platform::recalled::Recalled;
@@ -171,6 +172,11 @@ impl Warm {
             endpoint: own.storage_url.clone(),
             bucket: own.bucket.clone(),
         };
+        let place = BucketPlace {
+            url: own.storage_url.clone(),
+            name: own.bucket.clone(),
+        };
+        let examiner = Examiner::functions(&config, Arc::clone(&tokens), place);
         let objects = GcsObjects::new(bucket, Arc::clone(&tokens)).await?;
         let heartbeats = objects.heartbeats();
         let price_shelf = Arc::new(objects.prices());
@@ -192,6 +198,7 @@ impl Warm {
             None => Arc::new(NextSlot),
         };
         let mut app = App::new(&config, reconciler, nudge);
+        app.examiner = Some(Arc::new(examiner));
         app.control_plane = ControlPlane::Functions(costs::per_gpu_month);
         let ready = Ready {
             app,

@@ -13,13 +13,13 @@ pub mod gcs;
 #[cfg(feature = "compute")]
 pub mod google;
 #[cfg(any(feature = "compute", feature = "vast"))]
-mod http;
+pub(crate) mod http;
 pub mod memory;
 pub mod price_file;
 pub mod providers;
 #[cfg(test)]
 #[cfg(any(feature = "compute", feature = "vast"))]
-mod published_schema;
+pub(crate) mod published_schema;
 #[cfg(feature = "ssh")]
 pub mod ssh;
 #[cfg(feature = "vast")]

@@ -62,7 +62,7 @@ pub enum SetupError {
 /// # Errors
 /// When a file is missing or a setting does not fit; nothing was called.
 pub fn world(config: &Config, around: Surroundings) -> Result<World, SetupError> {
-    let key = operator_path(config);
+    let key = operator_key_path(config);
     let public_key = operator_key(&key).map_err(|error| SetupError::OperatorKey(Box::new(error)))?;
     let vast = VastSettings {
         base_url: config.vast.url.clone(),
@@ -104,20 +104,6 @@ pub fn world(config: &Config, around: Surroundings) -> Result<World, SetupError>
     })
 }
 
-/// Google's standbys alone, for whoever wants to know whether Google answers.
-///
-/// # Errors
-/// As [`world`].
-pub fn google_standbys(
-    config: &Config,
-    project: &str,
-    tokens: Arc<dyn TokenSource>,
-) -> Result<Arc<dyn Standbys>, SetupError> {
-    let public_key = operator_key(&operator_path(config)).map_err(|error| SetupError::OperatorKey(Box::new(error)))?;
-    let compute = compute_settings(config, project, public_key)?;
-    Ok(Arc::new(ComputeEngine::new(compute, tokens)?))
-}
-
 /// How the reconciler behaves with these settings.
 #[must_use]
 pub fn reconcile_settings(config: &Config) -> ReconcileSettings {
@@ -130,7 +116,7 @@ pub fn reconcile_settings(config: &Config) -> ReconcileSettings {
     }
 }
 
-fn operator_path(config: &Config) -> PathBuf {
+pub(crate) fn operator_key_path(config: &Config) -> PathBuf {
     let given = config.machines.operator_key.clone();
     given.unwrap_or_else(|| config.state_dir.join("operator_ed25519"))
 }
@@ -184,7 +170,7 @@ fn compute_settings(config: &Config, project: &str, public_key: String) -> Resul
     })
 }
 
-fn agent_binary(given: Option<&Path>) -> Result<PathBuf, SetupError> {
+pub(crate) fn agent_binary(given: Option<&Path>) -> Result<PathBuf, SetupError> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }

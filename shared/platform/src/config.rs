@@ -77,6 +77,8 @@ pub struct GcpConfig {
     pub url: String,
     /// The address of Google's price list.
     pub billing_url: String,
+    /// The address of Google's Resource Manager, which knows who may do what.
+    pub resource_manager_url: String,
     /// The project that pays; `None` where all standbys are at Vast.
     pub project: Option<String>,
     /// The VPC network of the standbys.
@@ -248,6 +250,11 @@ pub const SETTINGS: &[Setting] = &[
         "gcp_billing_url",
         "Google's",
         "address of Google's price list (Cloud Billing)",
+    ),
+    setting(
+        "gcp_resource_manager_url",
+        "Google's",
+        "address of Google's Resource Manager, which `doctor` asks for permissions",
     ),
     setting("vast_url", "Vast's", "address of Vast.ai's API"),
     setting(
@@ -428,6 +435,11 @@ impl Config {
             gcp: GcpConfig {
                 url: read.checked("gcp_url", "https://compute.googleapis.com", check_url),
                 billing_url: read.checked("gcp_billing_url", "https://cloudbilling.googleapis.com", check_url),
+                resource_manager_url: read.checked(
+                    "gcp_resource_manager_url",
+                    "https://cloudresourcemanager.googleapis.com",
+                    check_url,
+                ),
                 project: read_project(read, provider),
                 network: read.checked("gcp_network", "default", check_resource),
                 credentials: read.existing_file("gcp_credentials"),

@@ -16,6 +16,7 @@ use warmspare_domain::units::MicroUsd;
 
 use crate::config::{CallerConfig, Config, MachineConfig};
 use crate::disk_choice::{DiskWish, choose};
+use crate::doctor::Examine;
 use crate::placement::{Placement, ZoneWish, place};
 use crate::ports::{GpuRow, StoreError};
 use crate::reconcile::{Applied, Reconciler};
@@ -91,6 +92,8 @@ pub struct App {
     pub machines: Arc<MachineConfig>,
     /// Events that were taken in lately.
     pub seen_events: Arc<replay::SeenEvents>,
+    /// Examines this deployment with its own rights, where that can be done.
+    pub examiner: Option<Arc<dyn Examine>>,
 }
 
 impl App {
@@ -108,6 +111,7 @@ impl App {
             callers: Arc::new(config.callers.clone()),
             machines: Arc::new(config.machines.clone()),
             seen_events: Arc::default(),
+            examiner: None,
         }
     }
 

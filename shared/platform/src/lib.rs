@@ -10,6 +10,7 @@ pub mod config;
 #[cfg(test)]
 mod contract;
 pub mod disk_choice;
+pub mod doctor;
 pub mod estimate;
 pub mod handlers;
 pub mod placement;

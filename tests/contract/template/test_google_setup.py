@@ -65,7 +65,7 @@ def test_the_first_run_makes_everything(google):
     assert ends(run) == ["done"]
     state = google.state()
     assert sorted(state["services"]) == [
-        f"{api}.googleapis.com" for api in ("cloudbilling", "compute", "iam", "iamcredentials", "storage", "sts")]
+        f"{api}.googleapis.com" for api in ("cloudbilling", "cloudresourcemanager", "compute", "iam", "iamcredentials", "storage", "sts")]
     bucket = state["storage buckets"]["my-associations"]
     assert bucket["uniform_bucket_level_access"] is True
     assert bucket["public_access_prevention"] == "enforced"

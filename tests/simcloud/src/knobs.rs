@@ -152,6 +152,11 @@ impl Knobs<'_> {
         self.0.state().compute.exhausted.remove(zone);
     }
 
+    /// The account lacks this right, as far as it asks for its rights. The calls that need it are refused by a [`crate::Fault`].
+    pub fn deny(&self, permission: &str) {
+        self.0.state().denied.insert(permission.to_owned());
+    }
+
     /// Whether and how new VMs exceed the quota.
     pub fn set_quota(&self, refusal: Option<QuotaRefusal>) {
         self.0.state().compute.quota = refusal;

@@ -20,6 +20,7 @@ mod machine;
 mod notices;
 mod options;
 mod processes;
+mod rights;
 mod server;
 mod simcloud;
 mod sshd;

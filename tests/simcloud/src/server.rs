@@ -13,7 +13,7 @@ use crate::faults::FaultAction;
 use crate::http::{Call, Reply};
 use crate::journal::Recorded;
 use crate::world::{World, now};
-use crate::{billing, compute, control, storage, token, vast};
+use crate::{billing, compute, control, rights, storage, token, vast};
 
 /// Larger than any request of either API.
 const BODY_LIMIT: usize = 16 << 20;
@@ -59,6 +59,7 @@ fn dispatch(world: &Arc<World>, call: &Call) -> Reply {
     match call.parts().as_slice() {
         ["compute", ..] => compute::route(world, call),
         ["token"] => token::exchange(world, call),
+        ["v1", "projects", question] => rights::of_project(world, call, question),
         ["v1", "services", ..] => billing::route(world, call),
         ["storage" | "upload", ..] => storage::route(world, call),
         _ => vast::route(world, call),

@@ -33,6 +33,14 @@ pub(crate) fn route(world: &Arc<World>, call: &Call) -> Reply {
     if let Err(refusal) = crate::compute::authorize(world, call) {
         return refusal;
     }
+    let bucket = &world.options.bucket;
+    if let ("GET", ["storage", "v1", "b", name, "iam", "testPermissions"]) =
+        (call.method.as_str(), call.parts().as_slice())
+        && name == bucket
+    {
+        let asked = call.query.iter().filter(|(name, _)| name == "permissions");
+        return crate::rights::answer(world, asked.map(|(_, right)| right.as_str()));
+    }
     let mut state = world.state();
     let storage = &mut state.storage;
     match (call.method.as_str(), call.parts().as_slice()) {
@@ -42,6 +50,9 @@ pub(crate) fn route(world: &Arc<World>, call: &Call) -> Reply {
             error(404, "notFound", "The specified bucket does not exist.")
         }
         ("POST", ["upload", "storage", "v1", "b", _, "o"]) => storage.insert(call, &world.options.bucket),
+        ("GET", ["storage", "v1", "b", name]) => Reply::ok(json!({"kind": "storage#bucket", "name": name,
+            "softDeletePolicy": {"retentionDurationSeconds": "0"},
+            "lifecycle": {"rule": [{"action": {"type": "Delete"}, "condition": {"daysSinceCustomTime": 30}}]}})),
         ("GET", ["storage", "v1", "b", _, "o"]) => storage.list(call),
         ("GET", ["storage", "v1", "b", _, "o", name]) => storage.get(call, name),
         _ => error(404, "notFound", "Not Found"),

@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) vast: Vast,
     pub(crate) compute: Compute,
     pub(crate) storage: Storage,
+    /// Rights that the account lacks, as far as it asks for them.
+    pub(crate) denied: std::collections::BTreeSet<String>,
 }
 
 /// The parts of a world that exist before it does.
@@ -79,6 +81,7 @@ impl World {
                 vast,
                 compute: Compute::default(),
                 storage: Storage::default(),
+                denied: std::collections::BTreeSet::new(),
             }),
             options: parts.options,
         })

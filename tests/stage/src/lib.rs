@@ -225,6 +225,7 @@ impl Stage {
             ("vast_pace_percent", "0".to_owned()),
             ("gcp_url", self.cloud.compute_url()),
             ("gcp_billing_url", self.cloud.billing_url()),
+            ("gcp_resource_manager_url", self.cloud.base_url().to_owned()),
             ("gcp_project", options.project.clone()),
             (
                 "gcp_credentials",

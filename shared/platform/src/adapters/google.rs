@@ -14,10 +14,12 @@ use crate::report;
 
 /// Compute Engine, objects in buckets, and the price list; which of these an account may really do its roles say. Source: discovery revisions of
 /// 2026-11, `auth.oauth2.scopes`.
-pub(crate) const SCOPES: [&str; 3] = [
+pub(crate) const SCOPES: [&str; 4] = [
     "https://www.googleapis.com/auth/compute",
     "https://www.googleapis.com/auth/devstorage.read_write",
     "https://www.googleapis.com/auth/cloud-billing.readonly",
+    // Resource Manager answers `doctor`'s question for permissions under this one at the least.
+    "https://www.googleapis.com/auth/cloud-platform.read-only",
 ];
 /// 10 s: a token takes one exchange of well below a second.
 const TOKEN_LIMIT: Duration = Duration::from_secs(10);

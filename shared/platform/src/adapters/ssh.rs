@@ -22,6 +22,7 @@ mod operator;
 mod push;
 
 use connection::{Connections, Logins, Output};
+pub(crate) use operator::{KeyLook, look_at_key};
 pub use operator::{OperatorKeyError, operator_key};
 
 /// How standbys are reached.

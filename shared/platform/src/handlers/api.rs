@@ -23,6 +23,7 @@ use crate::config::Scope;
 mod body;
 pub mod change;
 mod costs;
+mod doctor;
 
 pub(super) use body::Body;
 use change::PolicyChange;
@@ -56,6 +57,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/associations/{gpu}/download", post(download))
         .route("/v1/associations/{gpu}/release", post(release))
         .route("/v1/rebuild", post(rebuild::rebuild))
+        .route("/v1/doctor", get(doctor::examine))
         .route("/v1/estimate", get(costs::estimate_costs))
         .with_state(app)
 }

@@ -51,6 +51,30 @@ pub fn operator_key(path: &Path) -> Result<String, OperatorKeyError> {
         .join(" "))
 }
 
+/// What kind of key there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KeyLook {
+    Ed25519,
+    Other(String),
+}
+
+/// Reads a key and makes none.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn look_at_key(path: &Path) -> Result<KeyLook, OperatorKeyError> {
+    let key = russh::keys::load_secret_key(path, None).map_err(|source| OperatorKeyError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    let algorithm = key.algorithm();
+    Ok(if algorithm == russh::keys::Algorithm::Ed25519 {
+        KeyLook::Ed25519
+    } else {
+        KeyLook::Other(algorithm.to_string())
+    })
+}
+
 fn make(path: &Path) -> Result<(), OperatorKeyError> {
     let not_made = |detail: String| OperatorKeyError::NotMade {
         path: path.to_owned(),
