@@ -116,6 +116,31 @@ def test_a_missing_secret_is_an_answer_that_says_whose_fault_it_is_and_the_next_
     assert kept not in log and stage.token not in log and stage.hook_secret not in log
 
 
+def test_a_bucket_without_access_is_named_and_nothing_is_lost_or_ordered(stage):
+    gpu = protected(stage)
+    denied = {"error": {"code": 403, "message": "warmspare@sim does not have storage.objects.get access", "errors": [{"reason": "forbidden"}]}}
+    stage.cloud.sim("POST", "/faults", {"path": "/storage/*", "times": 100_000, "action": {"body": {"code": 403, "body": denied}}})
+    status, answer = stage.api("GET", f"/v1/associations/{gpu}")
+    assert status == 503, (status, answer)
+    asked = len(stage.cloud.sim("GET", "/requests"))
+    with pytest.raises(RuntimeError):
+        stage.functions["planner"].invoke({})
+    with pytest.raises(RuntimeError):
+        stage.functions["sweep"].invoke({})
+    new = stage.cloud.sim("GET", "/requests")[asked:]
+    assert len([one for one in new if "/storage/" in one["path"]]) <= 6, "it hammers a bucket that refuses"
+    assert not [one for one in new if one["method"] in ("POST", "DELETE") and "/compute/" in one["path"]], new
+    assert "storage.objects.get" in (stage.directory / "planner.log").read_text()
+    status, report = stage.api("GET", "/v1/doctor")
+    assert status == 200, report
+    broken = {one["check"]: one["words"] for one in report["findings"] if one["verdict"] == "broken"}
+    assert "storage.objects.get" in broken["store"], report
+    stage.cloud.sim("DELETE", "/faults")
+    stage.await_phase(gpu, "protected")
+    # The refused beats' failures are the story itself.
+    stage.failures.clear()
+
+
 def test_a_tick_without_time_orders_nothing_and_comes_again(stage):
     gpu, tick = stage.cloud.rent(), stage.functions["sync_tick"]
     stage.workspace(gpu)

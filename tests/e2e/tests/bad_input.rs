@@ -4,6 +4,7 @@ use std::process::{Output, Stdio};
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use simcloud::{Fault, FaultAction};
 use tokio::process::Command;
 use warmspare_e2e::{Stage, fast, play, play_with_errors, program, protected_gpu, running_gpu, standbys, until, word};
 
@@ -257,15 +258,7 @@ fn no_capacity_anywhere_waits_longer_each_time_and_says_so() {
             .await?;
             assert_eq!(view["phase"], "provisioning");
             assert!(view["health_reasons"].to_string().contains("next attempt after"));
-            let orders = || {
-                stage
-                    .cloud
-                    .requests()
-                    .iter()
-                    .filter(|request| request.method == "POST" && request.path.ends_with("/instances"))
-                    .count()
-            };
-            assert!(orders() < 6, "{} orders: it hammers", orders());
+            assert!(orders(stage) < 6, "{} orders: it hammers", orders(stage));
             stage.cloud.knobs().capacity_back("us-central1-a");
             until("it recovers by itself", async || {
                 Ok(stage.view(gpu).await?["phase"] == "protected")
@@ -275,4 +268,88 @@ fn no_capacity_anywhere_waits_longer_each_time_and_says_so() {
             Ok(())
         })
     });
+}
+
+/// How often a standby was ordered.
+fn orders(stage: &Stage) -> usize {
+    let asked = |request: &&simcloud::Recorded| request.method == "POST" && request.path.ends_with("/instances");
+    stage.cloud.requests().iter().filter(asked).count()
+}
+
+/// How many beats were done.
+fn beats(stage: &Stage) -> usize {
+    let log = std::fs::read_to_string(stage.log_path()).unwrap_or_default();
+    log.matches("beat done").count()
+}
+
+/// Something at Google stands in the way until somebody puts it right: the phase says so and when the next attempt is, attempts become rarer, and
+/// nobody has to restart anything.
+fn stands_in_the_way(hinder: fn(&Stage), words: &'static str, put_right: fn(&Stage)) {
+    play_with_errors(fast().with("gcp_zone", "us-central1-a"), &[], move |stage| {
+        Box::pin(async move {
+            hinder(stage);
+            let gpu = running_gpu(stage).await?;
+            warmspare_e2e::created(stage, gpu).await?;
+            let view = warmspare_e2e::await_view(stage, gpu, words, |view| {
+                let reasons = view["health_reasons"].to_string();
+                reasons.contains(words) && reasons.contains("next attempt after")
+            })
+            .await?;
+            assert_eq!(view["phase"], "provisioning");
+            let before = orders(stage);
+            let beaten = beats(stage);
+            until("ten beats passed", async || Ok(beats(stage) >= beaten + 10)).await?;
+            let more = orders(stage) - before;
+            assert!(more < 4, "{more} orders in ten beats: it hammers");
+            put_right(stage);
+            until("it recovers by itself", async || {
+                Ok(stage.view(gpu).await?["phase"] == "protected")
+            })
+            .await?;
+            assert_eq!(standbys(stage).len(), 1);
+            Ok(())
+        })
+    });
+}
+
+/// Google's form of a refusal.
+fn google_refuses(stage: &Stage, path: &str, code: u16, reason: &str, message: &str) {
+    let body = json!({"error": {"code": code, "message": message, "errors": [{"reason": reason, "message": message}]}});
+    let action = FaultAction::Body { code, body };
+    stage.cloud.inject(Fault::once("POST", path, action).times(1000));
+}
+
+#[test]
+fn a_missing_permission_is_said_and_waited_out() {
+    stands_in_the_way(
+        |stage| {
+            google_refuses(
+                stage,
+                "*/instances",
+                403,
+                "forbidden",
+                "Required 'compute.instances.create' permission for 'projects/p'",
+            )
+        },
+        "compute.instances.create",
+        |stage| stage.cloud.clear_faults(),
+    );
+}
+
+#[test]
+fn a_used_up_quota_is_said_and_waited_out() {
+    stands_in_the_way(
+        |stage| stage.cloud.knobs().set_quota(Some(simcloud::QuotaRefusal::Immediate)),
+        "quota",
+        |stage| stage.cloud.knobs().set_quota(None),
+    );
+}
+
+#[test]
+fn an_expired_key_is_said_and_waited_out() {
+    stands_in_the_way(
+        |stage| google_refuses(stage, "*/instances", 401, "authError", "Invalid Credentials"),
+        "access was refused",
+        |stage| stage.cloud.clear_faults(),
+    );
 }
