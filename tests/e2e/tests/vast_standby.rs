@@ -74,8 +74,11 @@ fn a_standby_at_vast_keeps_restores_and_lets_go_as_one_at_google_does() {
             until("the GPU is stopped", async || Ok(!is_on(stage, gpu))).await?;
             await_phase(stage, gpu, &["holding"]).await?;
             let target = running_gpu(stage).await?;
-            let wish = json!({"onto": target.to_string()});
             let path = format!("/v1/associations/{gpu}/restore");
+            let onto_itself = json!({"onto": standby.name});
+            let (status, refusal) = stage.api(reqwest::Method::POST, &path, Some(onto_itself)).await?;
+            assert_eq!(status, 409, "{refusal}");
+            let wish = json!({"onto": target.to_string()});
             stage.api(reqwest::Method::POST, &path, Some(wish)).await?;
             await_view(stage, gpu, "the data on the new GPU", |view| {
                 word(&view["gpu"]) == format!("vast-{target}")

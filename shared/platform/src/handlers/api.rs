@@ -19,6 +19,7 @@ use super::hooks::HookAnswer;
 use super::view::AssociationView;
 use super::{App, Failure, machines, rebuild, seal, words};
 use crate::config::Scope;
+use crate::ports::StandbyLabel;
 
 mod body;
 pub mod change;
@@ -416,7 +417,23 @@ impl App {
                     other.standby.name
                 )))
             }
-            Some(_) | None => Ok(()),
+            Some(_) => Ok(()),
+            None => self.check_is_no_standby(target).await,
+        }
+    }
+
+    /// A standby at Vast is listed like a GPU; data that was restored onto one would go with it.
+    async fn check_is_no_standby(&self, target: GpuId) -> Result<(), Failure> {
+        let rows = self.reconciler.world().gpus.look(&[target]).await.map_err(|error| {
+            Failure::unavailable(format!(
+                "Vast did not answer when asked for GPU {target} ({error}); nothing was begun"
+            ))
+        })?;
+        match rows.get(&target).and_then(|row| StandbyLabel::parse(&row.label)) {
+            Some(label) => Err(Failure::conflict(format!(
+                "instance {target} is no GPU to restore onto but a standby of warmspare itself ({label}); nothing was begun"
+            ))),
+            None => Ok(()),
         }
     }
 
