@@ -194,6 +194,7 @@ class Bench:
         self.watched(standby)
 
         def change():
+            time.sleep(1.1)  # rsync -a takes a file of the same size and second for unchanged
             with open(tree / "model.pt", "r+b") as file:
                 for at in range(0, size, size // 64):
                     file.seek(at)

@@ -3,7 +3,7 @@
 import math
 
 COLOURS = ["#1b6ca8", "#c8553d", "#588157", "#7b2d8b"]
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 360, 70, 50, 40, 20
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 360, 70, 50, 40, 45
 
 
 def line_plot(path, title, x_title, y_title, lines, log=False):
