@@ -13,10 +13,16 @@ use warmspare_domain::policy::{
     Failover, MachineSpec, Policy, Provisioning, StandbyProvider, SupersededGpu, WhenDeletedAtVast,
 };
 use warmspare_domain::units::Timestamp;
+use warmspare_domain::warrant::ReleaseWarrant;
 
 use crate::associations::{Associations, Objects, Precondition};
 use crate::ports::{AssociationStore, StoreError, Version};
 use crate::wire::Stored;
+
+/// A warrant as it comes from a store: here nobody but the rules can make one.
+pub(crate) fn warrant() -> ReleaseWarrant {
+    serde_json::from_str("\"user_request\"").expect("a literal ground parses")
+}
 
 /// An association of some GPU.
 #[must_use]

@@ -8,7 +8,7 @@ use warmspare_domain::association::{Association, GpuProfile};
 use warmspare_domain::effect::StandbyRef;
 use warmspare_domain::ids::{AssociationId, Deployment, Epoch, GpuId};
 use warmspare_domain::observed::{Endpoint, GpuSeen, Observed, StandbySeen};
-use warmspare_domain::policy::MachineSpec;
+use warmspare_domain::policy::{MachineSpec, StandbyProvider};
 use warmspare_domain::problem::{Problem, ProblemKind};
 use warmspare_domain::units::{MicroUsd, Timestamp};
 use warmspare_domain::warrant::ReleaseWarrant;
@@ -421,6 +421,17 @@ pub struct LabelledStandby {
     pub detail: Option<String>,
 }
 
+impl LabelledStandby {
+    /// Whether it is, or has in it, the disk with the data: at Vast a machine and its disk are one thing.
+    #[must_use]
+    pub fn has_data_disk(&self) -> bool {
+        match self.standby.provider {
+            StandbyProvider::Gcp => self.kind == LabelledKind::Disk,
+            StandbyProvider::Vastai => true,
+        }
+    }
+}
+
 /// What carries our labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LabelledKind {
@@ -458,14 +469,7 @@ pub trait Standbys: Send + Sync {
     ///
     /// # Errors
     /// [`ProviderError::Invalid`] where a disk's size is fixed for life.
-    async fn grow_disk(&self, standby: &StandbyRef, gb: u32) -> Result<(), ProviderError> {
-        Err(ProviderError::Invalid {
-            detail: format!(
-                "the disk of {} cannot grow to {gb} GB: its provider fixes the size for life; exclude files, or order a larger standby",
-                standby.name
-            ),
-        })
-    }
+    async fn grow_disk(&self, standby: &StandbyRef, gb: u32) -> Result<(), ProviderError>;
 
     /// Deletes a machine; its data disk stays.
     async fn delete(&self, standby: &StandbyRef, warrant: ReleaseWarrant) -> Result<Destroyed, ProviderError>;

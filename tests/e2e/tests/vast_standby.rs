@@ -6,8 +6,8 @@ use anyhow::Context;
 use serde_json::json;
 use simcloud::Left;
 use warmspare_e2e::{
-    Setting, Stage, await_phase, await_view, created, destroyed, fast, is_on, play, protected_gpu, running_gpu, until,
-    word,
+    Setting, Stage, await_phase, await_view, created, destroyed, fast, is_on, play, play_with_errors, protected_gpu,
+    running_gpu, until, word,
 };
 
 fn at_vast() -> Setting {
@@ -89,6 +89,25 @@ fn a_standby_at_vast_keeps_restores_and_lets_go_as_one_at_google_does() {
 
             destroyed(stage, target, "user_request").await?;
             nothing_left(stage, &[gpu, target]).await
+        })
+    });
+}
+
+#[test]
+fn a_lost_record_is_rebuilt_from_a_standby_at_vast_too() {
+    play_with_errors(at_vast(), &["no association owns it"], |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            stage.kill_serve().await;
+            std::fs::remove_dir_all(stage.state_dir().join("associations"))?;
+            stage.start_serve().await?;
+            let (_, answer) = stage.api(reqwest::Method::POST, "/v1/rebuild", Some(json!({}))).await?;
+            assert_eq!(answer["associations"][0]["result"], "rebuilt", "{answer:#}");
+            await_phase(stage, gpu, &["protected"]).await?;
+            let standby = the_standby(stage, &[gpu])?;
+            assert!(newest_point(&standby)?.join("runs/7.txt").is_file());
+            destroyed(stage, gpu, "user_request").await?;
+            nothing_left(stage, &[gpu]).await
         })
     });
 }

@@ -63,6 +63,10 @@ impl Standbys for StandbyProviders {
         self.of(standby.provider)?.stop(standby).await
     }
 
+    async fn grow_disk(&self, standby: &StandbyRef, gb: u32) -> Result<(), ProviderError> {
+        self.of(standby.provider)?.grow_disk(standby, gb).await
+    }
+
     async fn delete(&self, standby: &StandbyRef, warrant: ReleaseWarrant) -> Result<Destroyed, ProviderError> {
         self.of(standby.provider)?.delete(standby, warrant).await
     }
@@ -78,5 +82,108 @@ impl Standbys for StandbyProviders {
             rows.extend(standbys.all().await?);
         }
         Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use warmspare_domain::ids::{AssociationId, GpuId, StandbyName};
+    use warmspare_domain::observed::Observed;
+
+    use super::*;
+    use crate::contract::{fixture, warrant};
+
+    /// Writes down what it was asked for.
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<String>>);
+
+    impl Heard {
+        fn note(&self, call: impl Into<String>) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(call.into());
+        }
+    }
+
+    #[async_trait]
+    impl Standbys for Heard {
+        async fn look(&self, _: &StandbyRef) -> Result<StandbyLook, ProviderError> {
+            self.note("look");
+            Ok(StandbyLook {
+                machine: Observed::Absent,
+                disk: Observed::Absent,
+            })
+        }
+        async fn create(&self, _: &Association, _: &StandbyRef, _: &MachineSpec) -> Result<(), ProviderError> {
+            self.note("create");
+            Ok(())
+        }
+        async fn start(&self, _: &StandbyRef) -> Result<(), ProviderError> {
+            self.note("start");
+            Ok(())
+        }
+        async fn stop(&self, _: &StandbyRef) -> Result<(), ProviderError> {
+            self.note("stop");
+            Ok(())
+        }
+        async fn grow_disk(&self, _: &StandbyRef, gb: u32) -> Result<(), ProviderError> {
+            self.note(format!("grow to {gb}"));
+            Ok(())
+        }
+        async fn delete(&self, _: &StandbyRef, _: ReleaseWarrant) -> Result<Destroyed, ProviderError> {
+            self.note("delete");
+            Ok(Destroyed::Ordered)
+        }
+        async fn delete_disk(&self, _: &StandbyRef, _: ReleaseWarrant) -> Result<Destroyed, ProviderError> {
+            self.note("delete disk");
+            Ok(Destroyed::Ordered)
+        }
+        async fn all(&self) -> Result<Vec<LabelledStandby>, ProviderError> {
+            self.note("all");
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test]
+    async fn every_call_reaches_the_provider_of_its_standby_and_no_other() {
+        for provider in [StandbyProvider::Gcp, StandbyProvider::Vastai] {
+            let (gcp, vastai) = (Arc::new(Heard::default()), Arc::new(Heard::default()));
+            let both = StandbyProviders {
+                gcp: Some(gcp.clone()),
+                vastai: Some(vastai.clone()),
+            };
+            let association = fixture(7);
+            let standby = StandbyRef {
+                name: StandbyName::new(&association.deployment, AssociationId::of(GpuId::vast(7)), 1),
+                zone: association.standby.zone.clone(),
+                provider,
+            };
+            let machine = &association.policy.machine;
+            both.look(&standby).await.unwrap();
+            both.create(&association, &standby, machine).await.unwrap();
+            both.start(&standby).await.unwrap();
+            both.stop(&standby).await.unwrap();
+            both.grow_disk(&standby, 150).await.unwrap();
+            both.delete(&standby, warrant()).await.unwrap();
+            both.delete_disk(&standby, warrant()).await.unwrap();
+            let heard = |heard: &Heard| heard.0.lock().unwrap().clone();
+            let (asked, other) = match provider {
+                StandbyProvider::Gcp => (heard(&gcp), heard(&vastai)),
+                StandbyProvider::Vastai => (heard(&vastai), heard(&gcp)),
+            };
+            assert_eq!(
+                asked,
+                [
+                    "look",
+                    "create",
+                    "start",
+                    "stop",
+                    "grow to 150",
+                    "delete",
+                    "delete disk"
+                ]
+            );
+            assert!(other.is_empty(), "{other:?}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 use warmspare_domain::association::{Association, PhaseName};
+use warmspare_domain::effect::StandbyRef;
 use warmspare_domain::ids::{AssociationId, Epoch, GpuId};
 use warmspare_domain::observed::{Endpoint, GpuSeen, Observed, SshHost, StandbySeen};
 use warmspare_domain::policy::Policy;
@@ -22,7 +23,7 @@ use warmspare_domain::rebuild::{
 use warmspare_wire::agent::{Binding, Host, Outcome, Request, Status};
 
 use super::{CONCURRENCY, Reconciler};
-use crate::ports::{AgentError, GpuRow, LabelledKind, LabelledStandby, ProviderError, RentalLabel, StoreError};
+use crate::ports::{AgentError, GpuRow, LabelledStandby, ProviderError, RentalLabel, StoreError};
 use crate::report;
 
 /// How long one call works on one association: functions are cut off at 30 s, and listing comes before.
@@ -286,12 +287,16 @@ impl Reconciler {
 
 /// One row for each standby that has a data disk; the machine's label is at least as new as its disk's.
 fn with_disks(rows: Vec<LabelledStandby>) -> Vec<LabelledStandby> {
-    let (disks, machines): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.kind == LabelledKind::Disk);
-    let newest = |disk: LabelledStandby| {
-        let machine = machines.iter().find(|machine| machine.standby == disk.standby);
-        machine.cloned().unwrap_or(disk)
-    };
-    disks.into_iter().map(newest).collect()
+    let mut standbys: BTreeMap<StandbyRef, Vec<LabelledStandby>> = BTreeMap::new();
+    for row in rows {
+        standbys.entry(row.standby.clone()).or_default().push(row);
+    }
+    let with_data = standbys
+        .into_values()
+        .filter(|rows| rows.iter().any(LabelledStandby::has_data_disk));
+    with_data
+        .filter_map(|rows| rows.into_iter().min_by_key(|row| row.kind))
+        .collect()
 }
 
 fn standby_remains(row: LabelledStandby, endpoint: &Endpoint, status: &Status) -> StandbyRemains {

@@ -16,6 +16,7 @@ use super::*;
 use crate::adapters::fake_server::{FakeServer, Recorded, Reply};
 use crate::adapters::google::StaticToken;
 use crate::adapters::published_schema;
+use crate::contract::warrant;
 use crate::ports::LabelledKind;
 
 const TOKEN: &str = "ya29.a-token-for-tests";
@@ -274,10 +275,6 @@ fn association() -> Association {
         policy,
         Timestamp::from_millis(0),
     )
-}
-
-fn warrant() -> ReleaseWarrant {
-    serde_json::from_value(json!("user_request")).unwrap()
 }
 
 #[tokio::test]

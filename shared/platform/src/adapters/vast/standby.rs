@@ -183,6 +183,15 @@ impl Standbys for VastStandbys {
         self.vast.stop(gpu).await
     }
 
+    async fn grow_disk(&self, standby: &StandbyRef, gb: u32) -> Result<(), ProviderError> {
+        Err(ProviderError::Invalid {
+            detail: format!(
+                "the disk of {} cannot grow to {gb} GB: Vast fixes the size for life; exclude files, or order a larger standby",
+                standby.name
+            ),
+        })
+    }
+
     async fn delete(&self, standby: &StandbyRef, warrant: ReleaseWarrant) -> Result<Destroyed, ProviderError> {
         tracing::info!(standby.name = %standby.name, reason = %warrant.ground(), "stopping a standby at Vast for good");
         let label = self.label(standby)?;

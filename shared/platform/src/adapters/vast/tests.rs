@@ -10,6 +10,7 @@ use warmspare_domain::units::MicroUsd;
 use super::*;
 use crate::adapters::fake_server::{FakeServer, Recorded, Reply};
 use crate::adapters::published_schema::shared;
+use crate::contract::warrant;
 use crate::ports::RentalLabel;
 
 const KEY: &str = "vast-key-0123456789";
@@ -55,10 +56,6 @@ fn page(rows: &[Value], next: Option<&str>) -> Reply {
 
 fn vast(id: u64) -> GpuId {
     GpuId::vast(id)
-}
-
-fn warrant() -> ReleaseWarrant {
-    serde_json::from_value(json!("user_request")).unwrap()
 }
 
 fn account(credit: f64) -> Reply {

@@ -10,6 +10,7 @@ use warmspare_domain::observed::StandbySeen;
 use super::super::VastSettings;
 use super::*;
 use crate::adapters::fake_server::{FakeServer, Recorded, Reply};
+use crate::contract::{fixture, warrant};
 
 const LABEL: &str = "ws/test/vast-7/s1";
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIabc operator@here";
@@ -145,7 +146,7 @@ fn standbys(server: &FakeServer) -> VastStandbys {
 }
 
 fn association() -> Association {
-    let mut association = crate::contract::fixture(7);
+    let mut association = fixture(7);
     association.policy.machine.provider = StandbyProvider::Vastai;
     association
 }
@@ -156,10 +157,6 @@ fn standby() -> StandbyRef {
         zone: Zone::at_vast(),
         provider: StandbyProvider::Vastai,
     }
-}
-
-fn warrant() -> ReleaseWarrant {
-    serde_json::from_value(json!("user_request")).unwrap()
 }
 
 fn orders(server: &FakeServer) -> Vec<Recorded> {
