@@ -87,6 +87,12 @@ impl DataDir {
             .map_err(|error| AgentError::io(format!("understand {}", path.display()), error.into()))
     }
 
+    /// Reads what [`Self::write_passing_json`] wrote; one that a power failure tore stands for nothing.
+    #[must_use]
+    pub fn read_passing_json<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
+        self.read_json(path).ok().flatten()
+    }
+
     /// Replaces a JSON file so that after a crash it is the old or the new one, and after the return the new one.
     ///
     /// # Errors

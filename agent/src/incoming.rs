@@ -171,9 +171,7 @@ pub fn give_up(dir: &DataDir) -> Result<(), AgentError> {
 
 fn usable(dir: &DataDir, wanted: &IncomingFile, sharing: Sharing) -> Result<Option<Start>, AgentError> {
     let here = fs::symlink_metadata(dir.incoming()).is_ok_and(|found| found.is_dir());
-    let noted = dir
-        .incoming_file_if_whole()
-        .filter(|noted| here && noted.base == wanted.base);
+    let noted = dir.incoming_file().filter(|noted| here && noted.base == wanted.base);
     let same_changes = noted
         .as_ref()
         .is_some_and(|noted| noted.changes_since == wanted.changes_since);

@@ -73,7 +73,7 @@ pub fn renew(dir: &DataDir, sync: &Sync) -> Result<(), AgentError> {
 /// Until when the agent goes on by itself.
 #[must_use]
 pub fn leased_until(dir: &DataDir) -> Option<Timestamp> {
-    let lease = dir.read_json::<Lease>(&dir.file("live.json")).ok().flatten()?;
+    let lease = dir.read_passing_json::<Lease>(&dir.file("live.json"))?;
     let now = clock::now();
     // A clock that was set back must not make a lease last.
     (now < lease.until && lease.until.since(now) <= LEASE).then_some(lease.until)
@@ -82,8 +82,7 @@ pub fn leased_until(dir: &DataDir) -> Option<Timestamp> {
 /// The last complete pass, with what live mode confirmed since.
 #[must_use]
 pub fn with_confirmation(dir: &DataDir, report: PassReport) -> PassReport {
-    let read = dir.read_json::<Confirmed>(&dir.file("confirmed.json"));
-    match read.ok().flatten() {
+    match dir.read_passing_json::<Confirmed>(&dir.file("confirmed.json")) {
         Some(confirmed) if confirmed.point == report.point && confirmed.at > report.started_at => PassReport {
             started_at: confirmed.at,
             ended_at: report.ended_at.max(confirmed.at),

@@ -222,7 +222,7 @@ fn program(dir: &DataDir) -> Result<String, AgentError> {
         found.mtime_nsec(),
     );
     let path = dir.file("program.json");
-    let noted = dir.read_json::<Program>(&path).ok().flatten();
+    let noted = dir.read_passing_json::<Program>(&path);
     if let Some(noted) = noted.filter(|noted| noted.of == of) {
         return Ok(noted.name);
     }

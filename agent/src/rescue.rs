@@ -126,7 +126,7 @@ pub fn activity(dir: &DataDir) -> Result<RescueActivity, AgentError> {
         },
         RescueStage::Running => RescueActivity::Running {
             loss,
-            progress: dir.pass_under_way()?.map(|pass| pass.progress).unwrap_or_default(),
+            progress: dir.pass_under_way().map(|pass| pass.progress).unwrap_or_default(),
         },
         RescueStage::Complete {
             point,
@@ -202,7 +202,7 @@ fn run(dir: &DataDir, lock: &File, rescue: &Rescue) -> Result<RescueStage, Agent
     let report = RescuePass::new(dir, lock, rescue).and_then(RescuePass::run);
     dir.forget_pass();
     let report = report?;
-    traffic::add(dir, report.started_at, report.wire_bytes)?;
+    traffic::add(dir, report.started_at, report.wire_bytes);
     let stage = RescueStage::Complete {
         point: report.point.clone(),
         at: report.ended_at,

@@ -179,7 +179,7 @@ pub fn activity(dir: &DataDir, job: RestoreFile) -> Result<RestoreActivity, Agen
 fn is_young(dir: &DataDir, job: &RestoreFile) -> bool {
     let written = std::fs::metadata(dir.file("restore.json")).and_then(|found| found.modified());
     let age = written.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
-    let begun = dir.read_json::<u64>(&dir.file("restore-worker.json")).ok().flatten();
+    let begun = dir.read_passing_json::<u64>(&dir.file("restore-worker.json"));
     begun != Some(job.attempt) && age < Duration::from_secs(5)
 }
 

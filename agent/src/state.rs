@@ -258,10 +258,6 @@ impl DataDir {
         wanted, save_wanted, Wanted, "wanted.json"
     );
     stored!(
-        /// What `incoming/` was made from.
-        incoming_file, save_incoming_file, IncomingFile, "incoming.json"
-    );
-    stored!(
         /// The restore job.
         restore_file, save_restore_file, RestoreFile, "restore.json"
     );
@@ -286,11 +282,9 @@ impl DataDir {
     }
 
     /// The pass under way, or the one whose worker was killed.
-    ///
-    /// # Errors
-    /// When the file is there and cannot be read.
-    pub fn pass_under_way(&self) -> Result<Option<PassUnderWay>, AgentError> {
-        self.read_json(&self.file("pass.json"))
+    #[must_use]
+    pub fn pass_under_way(&self) -> Option<PassUnderWay> {
+        self.read_passing_json(&self.file("pass.json"))
     }
 
     /// Notes the pass under way.
@@ -322,10 +316,18 @@ impl DataDir {
         self.write_whole_json(&self.file("wanted.json"), value)
     }
 
-    /// What `incoming/` was made from; one that a power failure tore stands for nothing.
+    /// What `incoming/` was made from.
     #[must_use]
-    pub fn incoming_file_if_whole(&self) -> Option<IncomingFile> {
-        self.incoming_file().ok().flatten()
+    pub fn incoming_file(&self) -> Option<IncomingFile> {
+        self.read_passing_json(&self.file("incoming.json"))
+    }
+
+    /// Stores what `incoming/` was made from, durably.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; the old one stays.
+    pub fn save_incoming_file(&self, value: &IncomingFile) -> Result<(), AgentError> {
+        self.write_json(&self.file("incoming.json"), value)
     }
 
     /// Stores what `incoming/` was made from, on btrfs: what is written into `incoming/` afterwards reaches the disk in the same
@@ -340,8 +342,8 @@ impl DataDir {
     /// How far the restore is.
     #[must_use]
     pub fn restore_progress(&self) -> Progress {
-        let read = self.read_json(&self.file("restore-progress.json"));
-        read.ok().flatten().unwrap_or_default()
+        self.read_passing_json(&self.file("restore-progress.json"))
+            .unwrap_or_default()
     }
 
     /// Notes how far the restore is.

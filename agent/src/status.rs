@@ -21,7 +21,7 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
     let bound = dir.binding()?;
     let points = recovery_points::list(dir)?;
     let pass = activity(dir, &state)?;
-    let last_failure = match (&pass, sync::killed_pass(dir, &state)?) {
+    let last_failure = match (&pass, sync::killed_pass(dir, &state)) {
         (PassActivity::Idle, Some(killed)) => Some(killed),
         (PassActivity::Idle | PassActivity::Running { .. }, _) => state.last_failure.clone(),
     };
@@ -43,7 +43,7 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
         watcher: dir.watch_file().watcher,
         live_until: live::leased_until(dir),
         rescue: rescue::activity(dir)?,
-        traffic: traffic::traffic(dir, clock::now())?,
+        traffic: traffic::traffic(dir, clock::now()),
     })
 }
 
@@ -77,7 +77,7 @@ fn source(binding: &BindingFile) -> Source {
 }
 
 fn activity(dir: &DataDir, state: &State) -> Result<PassActivity, AgentError> {
-    let running = dir.pass_under_way()?.filter(|pass| pass.number > state.finished);
+    let running = dir.pass_under_way().filter(|pass| pass.number > state.finished);
     Ok(match running {
         Some(pass) if dir.is_locked(PASS_LOCK)? => PassActivity::Running {
             started_at: pass.started_at,

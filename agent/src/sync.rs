@@ -64,7 +64,7 @@ fn number_for(dir: &DataDir, sync: &Sync) -> Result<u64, AgentError> {
     let _decision = dir.lock_briefly(REQUEST_LOCK)?;
     let wanted = dir.wanted()?.unwrap_or_default();
     let finished = dir.state()?.finished;
-    let under_way = dir.pass_under_way()?.filter(|pass| pass.number > finished);
+    let under_way = dir.pass_under_way().filter(|pass| pass.number > finished);
     match (sync.urgency, under_way) {
         (Urgency::Due, Some(pass)) if pass.epoch == sync.epoch => return Ok(pass.number),
         (Urgency::Due, None) if wanted.number > finished => return Ok(wanted.number),
@@ -222,12 +222,10 @@ fn number_of_our_own(dir: &DataDir) -> Result<Option<u64>, AgentError> {
 }
 
 /// The pass whose worker was killed, if that is what is left of it.
-///
-/// # Errors
-/// When a file cannot be read.
-pub fn killed_pass(dir: &DataDir, state: &State) -> Result<Option<PassFailure>, AgentError> {
-    let killed = dir.pass_under_way()?.filter(|pass| pass.number > state.finished);
-    Ok(killed.map(|pass| interrupted(&pass, state)))
+#[must_use]
+pub fn killed_pass(dir: &DataDir, state: &State) -> Option<PassFailure> {
+    let killed = dir.pass_under_way().filter(|pass| pass.number > state.finished);
+    killed.map(|pass| interrupted(&pass, state))
 }
 
 fn interrupted(pass: &PassUnderWay, state: &State) -> PassFailure {
@@ -241,7 +239,7 @@ fn interrupted(pass: &PassUnderWay, state: &State) -> PassFailure {
 }
 
 fn note_killed_pass(dir: &DataDir) -> Result<(), AgentError> {
-    if let Some(failure) = killed_pass(dir, &dir.state()?)? {
+    if let Some(failure) = killed_pass(dir, &dir.state()?) {
         // Its request stays unfinished: the next pass serves it.
         update(dir, |state| state.last_failure = Some(failure))?;
     }
@@ -259,7 +257,7 @@ fn note(
         Ok(report) => report,
         Err(error) => return note_failure(dir, number, revision, error),
     };
-    traffic::add(dir, report.started_at, report.wire_bytes)?;
+    traffic::add(dir, report.started_at, report.wire_bytes);
     // A person's leave for deletions is for one pass: that it was used must not be forgotten.
     let lightly = !dir.state()?.deletions_accepted;
     let change = |state: &mut State| {

@@ -8,10 +8,12 @@ use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::Traffic;
 
 use crate::data_dir::DataDir;
-use crate::error::AgentError;
+use crate::process;
 
 /// Days that are remembered: two months, so that the last one can be compared with the one before.
 const DAYS: usize = 62;
+
+const FILE: &str = "traffic.json";
 
 /// `traffic.json`: bytes per day in UTC, named as in `2026-11-24`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -32,31 +34,32 @@ impl Days {
     }
 }
 
-/// Counts what a pass put on the wire, both ways. One that broke off tells no total and is not counted.
-///
-/// # Errors
-/// When the disk is full or fails.
-pub fn add(dir: &DataDir, at: Timestamp, bytes: Bytes) -> Result<(), AgentError> {
-    let _turn = dir.lock_briefly("traffic.lock")?;
-    let mut days = read(dir)?;
-    days.add(at, bytes);
-    dir.write_passing_json(&dir.file("traffic.json"), &days)
+/// Counts what a pass put on the wire, both ways. One that broke off tells no total and is not counted. What cannot be counted is
+/// only logged: it must not undo a pass.
+pub fn add(dir: &DataDir, at: Timestamp, bytes: Bytes) {
+    let add = || {
+        let _turn = dir.lock_briefly("traffic.lock")?;
+        let mut days = read(dir);
+        days.add(at, bytes);
+        dir.write_passing_json(&dir.file(FILE), &days)
+    };
+    if let Err(error) = add() {
+        process::log(&error.message());
+    }
 }
 
 /// What was counted.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn traffic(dir: &DataDir, now: Timestamp) -> Result<Traffic, AgentError> {
-    let days = read(dir)?;
-    Ok(Traffic {
+#[must_use]
+pub fn traffic(dir: &DataDir, now: Timestamp) -> Traffic {
+    let days = read(dir);
+    Traffic {
         today: days.since(&day_of(now)),
         last_30_days: days.since(&day_of(now - Duration::from_secs(29 * 24 * 3600))),
-    })
+    }
 }
 
-fn read(dir: &DataDir) -> Result<Days, AgentError> {
-    Ok(dir.read_json(&dir.file("traffic.json"))?.unwrap_or_default())
+fn read(dir: &DataDir) -> Days {
+    dir.read_passing_json(&dir.file(FILE)).unwrap_or_default()
 }
 
 fn day_of(at: Timestamp) -> String {
@@ -75,13 +78,13 @@ mod tests {
         let dir = DataDir::open(place.path()).unwrap();
         for age in (0..100_u64).rev() {
             let at = NOW - Duration::from_secs(age * 24 * 3600);
-            add(&dir, at, Bytes(7)).unwrap();
-            add(&dir, at, Bytes(3)).unwrap();
+            add(&dir, at, Bytes(7));
+            add(&dir, at, Bytes(3));
         }
-        let counted = traffic(&dir, NOW).unwrap();
+        let counted = traffic(&dir, NOW);
         assert_eq!((counted.today, counted.last_30_days), (Bytes(10), Bytes(300)));
-        assert_eq!(read(&dir).unwrap().0.len(), DAYS);
-        let tomorrow = traffic(&dir, NOW + Duration::from_secs(24 * 3600)).unwrap();
+        assert_eq!(read(&dir).0.len(), DAYS);
+        let tomorrow = traffic(&dir, NOW + Duration::from_secs(24 * 3600));
         assert_eq!(tomorrow.today, Bytes(0));
     }
 }

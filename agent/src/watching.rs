@@ -87,8 +87,7 @@ impl DataDir {
     #[must_use]
     pub fn watch_file(&self) -> WatchFile {
         // One that cannot be read costs a full scan and nothing else.
-        let read = self.read_json(&self.file("watch.json"));
-        read.ok().flatten().unwrap_or_default()
+        self.read_passing_json(&self.file("watch.json")).unwrap_or_default()
     }
 
     /// Notes it. Lost in a power failure it costs a full scan; it must not be there before its recovery point, and it is not.

@@ -201,3 +201,31 @@ fn restores_killed_at_random_moments_resume_and_verify() {
     assert_same_tree(&standby.point_tree(&point), &target.tree());
     assert_eq!(before, read_tree(&standby.point_tree(&point)));
 }
+
+/// What is written without waiting for the disk; after a power failure such a file may be empty or end in zeros.
+#[test]
+fn small_notes_that_a_power_failure_tore_stand_for_nothing() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("a"), "1");
+    standby.pass(FIRST);
+    let notes = [
+        "traffic.json",
+        "pass.json",
+        "watch.json",
+        "incoming.json",
+        "live.json",
+        "confirmed.json",
+        "restore-progress.json",
+    ];
+    for (round, torn) in [&b""[..], b"\0\0\0\0", b"{\"2026-11"].iter().enumerate() {
+        for note in notes {
+            fs::write(standby.data.join(note), torn).unwrap();
+        }
+        let status = standby.status();
+        assert!(status.last_failure.is_none(), "{status:#?}");
+        write(&gpu.tree().join("a"), format!("after power failure {round}"));
+        let status = standby.pass(FIRST);
+        assert!(status.traffic.today.0 > 0, "{status:#?}");
+        assert_same_tree(&gpu.tree(), &standby.newest_tree());
+    }
+}
