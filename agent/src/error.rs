@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::guard::Tripped;
 use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::{AssociationId, Epoch};
 use warmspare_wire::agent::{PassFailureKind, Refusal, RefusalKind};
@@ -101,6 +102,12 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<Tripped> for AgentError {
+    fn from((reason, detail): Tripped) -> Self {
+        Self::Halted { reason, detail }
+    }
 }
 
 impl AgentError {

@@ -1,5 +1,6 @@
 //! `incoming/`: where a pass grows until it is complete, prepared so that nothing done in it reaches a recovery point.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::process;
 use crate::recovery_points::{Sharing, discard, make_subvolume, tree_of};
+use crate::rsync::{PARTIAL, Transfer};
 use crate::ssh::last_words;
 use crate::state::{IncomingFile, PointFile, Touched};
 use crate::tree;
@@ -90,9 +92,26 @@ impl Incoming {
     }
 
     /// Whether rsync may rewrite files in place: only where no second name and no recovery point would feel it.
-    #[must_use]
-    pub fn may_write_in_place(&self) -> bool {
+    fn may_write_in_place(&self) -> bool {
         self.sharing == Sharing::Snapshots && self.base.is_some() && !self.hard_links
+    }
+
+    /// The transfer as it may write here.
+    #[must_use]
+    pub fn receive(&self, transfer: Transfer) -> Transfer {
+        let transfer = if self.may_write_in_place() {
+            transfer.with("--inplace")
+        } else {
+            transfer.with(format!("--partial-dir={PARTIAL}"))
+        };
+        match (&self.base, self.sharing) {
+            (Some(base), Sharing::HardLinks) => {
+                let mut option = OsString::from("--link-dest=");
+                option.push(base);
+                transfer.with(option)
+            }
+            (Some(_), Sharing::Snapshots) | (None, _) => transfer,
+        }
     }
 
     /// Puts back the base's version of files that the GPU could not give whole. Answers those that could not be placed.

@@ -16,6 +16,7 @@ pub mod compare;
 pub mod data_dir;
 pub mod download;
 pub mod error;
+pub mod fetched;
 pub mod guard;
 pub mod identity;
 pub mod incoming;

@@ -15,7 +15,7 @@ use crate::error::AgentError;
 use crate::observer::Told;
 use crate::process::SELF;
 use crate::recovery_points::{self, Sharing, tree_of};
-use crate::source::{self, Content, Marker, MarkerFound, Tree};
+use crate::source::{Content, Marker, MarkerFound, Tree};
 use crate::watch::protocol::{Changes, Question};
 use crate::watching::{self, Watching};
 
@@ -178,11 +178,7 @@ impl Goal {
         let finished = dir.state()?.finished;
         Ok(seen.map(|seen| Self {
             seen,
-            marker: Marker {
-                schema: source::SCHEMA,
-                association: binding.association(),
-                epoch: binding.epoch(),
-            },
+            marker: binding.marker(),
             finished,
         }))
     }

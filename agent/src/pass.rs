@@ -8,29 +8,26 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use warmspare_domain::ids::RecoveryPointId;
-use warmspare_domain::units::{Bytes, Timestamp};
-use warmspare_wire::agent::{PassReport, PassScope, Progress, RecoveryPoint};
+use warmspare_domain::units::Timestamp;
+use warmspare_wire::agent::{PassReport, PassScope, Progress};
 
 use crate::bandwidth;
 use crate::changes;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
-use crate::guard::{self, Deletions, Loss, Tripped};
+use crate::fetched::Fetched;
+use crate::guard::{self, Deletions};
 use crate::incoming::{self, Incoming, Scope, Start};
 use crate::observer::Told;
 use crate::recovery_points::{self, Sharing};
 use crate::reserve;
-use crate::rsync::{PARTIAL, Transfer, Transferred, Wish};
-use crate::source::{self, Look, Marker, RsyncThere, Tree, Watched};
-use crate::ssh::{Connection, Machine, last_words};
-use crate::state::{self, BindingFile, IncomingFile, PassUnderWay, PointFile, REQUEST_LOCK, Touched};
-use crate::tree;
+use crate::rsync::{Transfer, Transferred, Wish};
+use crate::source::{self, Look, RsyncThere, Tree, Watched};
+use crate::ssh::{Connection, Machine};
+use crate::state::{BindingFile, IncomingFile, PassUnderWay, PointFile, REQUEST_LOCK, Touched};
 use crate::watch::protocol::Changes;
 use crate::watching::{self, Haste, Plan, Seen, Watching, trusted};
-
-/// How many of the files that kept their last good version are named.
-const NAMED: usize = 100;
 
 /// A pass, from its first look to its recovery point.
 pub struct Pass<'a> {
@@ -41,17 +38,6 @@ pub struct Pass<'a> {
     machine: Machine,
     base: Option<PointFile>,
     under_way: PassUnderWay,
-}
-
-/// What a pass fetched, counted.
-struct Fetched {
-    scope: PassScope,
-    files: u64,
-    bytes: Bytes,
-    deleted: u64,
-    kept: Vec<PathBuf>,
-    missed: u64,
-    told_bytes: u64,
 }
 
 impl<'a> Pass<'a> {
@@ -216,16 +202,12 @@ impl<'a> Pass<'a> {
     fn transfer(&self, incoming: &Incoming) -> Transfer {
         let bind = &self.binding.bind;
         let transfer = Transfer::pull(&self.machine, &bind.source_path, &bind.excludes, &incoming.path);
-        let transfer = write_as(incoming, transfer);
-        match (&incoming.base, incoming.sharing) {
-            (Some(base), Sharing::HardLinks) => {
-                let mut option = std::ffi::OsString::from("--link-dest=");
-                option.push(base);
-                transfer.with(option)
-            }
+        let transfer = incoming.receive(transfer);
+        if incoming.base.is_none() {
             // Listing first costs a moment and gives the long first pass its totals.
-            (None, _) => transfer.with("--no-inc-recursive"),
-            (Some(_), Sharing::Snapshots) => transfer,
+            transfer.with("--no-inc-recursive")
+        } else {
+            transfer
         }
     }
 
@@ -234,12 +216,7 @@ impl<'a> Pass<'a> {
     }
 
     fn check_tree(&self, tree: &Tree) -> Result<(), AgentError> {
-        let ours = Marker {
-            schema: source::SCHEMA,
-            association: self.binding.association(),
-            epoch: self.binding.epoch(),
-        };
-        guard::check_tree(tree, ours, self.base_files()).map_err(halted)
+        Ok(guard::check_tree(tree, self.binding.marker(), self.base_files())?)
     }
 
     fn base_files(&self) -> u64 {
@@ -248,7 +225,6 @@ impl<'a> Pass<'a> {
 
     /// Puts back what could not be read, and counts.
     fn settle(&self, incoming: &Incoming, done: &Transferred, before: &Look) -> Result<Fetched, AgentError> {
-        let io = |error| AgentError::io("count the files of the pass", error);
         let plain = incoming.start == Start::Fresh && done.kept.is_empty() && done.vanished == 0;
         if plain && let Some(totals) = done.tally.totals {
             let expected = self.base_files() + done.tally.created_files;
@@ -256,47 +232,20 @@ impl<'a> Pass<'a> {
                 files: totals.files,
                 bytes: totals.bytes,
                 deleted: expected.saturating_sub(totals.files),
+                hard_links: incoming.hard_links || done.tally.hard_links,
                 ..Fetched::of(PassScope::Everything)
             });
         }
-        let kept = self.keep_back(incoming, done, &before.tree)?;
-        tree::clear_partials(&incoming.path).map_err(io)?;
-        let census = tree::census(&incoming.path).map_err(io)?;
-        let deleted = match &incoming.base {
-            Some(base) => tree::missing(base, &incoming.path).map_err(io)?,
-            None => 0,
-        };
-        Ok(Fetched {
-            files: census.files,
-            bytes: census.bytes,
-            deleted,
-            kept,
-            ..Fetched::of(PassScope::Everything)
-        })
+        Fetched::whole(incoming, done, &self.roots(&before.tree))
     }
 
-    fn keep_back(&self, incoming: &Incoming, done: &Transferred, tree: &Tree) -> Result<Vec<PathBuf>, AgentError> {
-        let written = self.binding.bind.source_path.as_bytes();
-        let mut roots = vec![written];
+    /// The ways in which rsync on the GPU may write the root.
+    fn roots<'t>(&'t self, tree: &'t Tree) -> Vec<&'t [u8]> {
+        let mut roots = vec![self.binding.bind.source_path.as_bytes()];
         if let Tree::Directory { path, .. } = tree {
             roots.push(path);
         }
-        let mut kept = Vec::new();
-        for name in &done.kept {
-            let below = tree::below(name, &roots).ok_or_else(|| {
-                AgentError::Rsync(format!("cannot read {}", last_words(&String::from_utf8_lossy(name))))
-            })?;
-            kept.push(below);
-        }
-        kept.sort();
-        kept.dedup();
-        match incoming.put_back(&kept)?.first() {
-            None => Ok(kept),
-            Some(lost) => Err(AgentError::Rsync(format!(
-                "cannot keep the last version of {}",
-                lost.display()
-            ))),
-        }
+        roots
     }
 
     fn judge(&self, fetched: &Fetched) -> Result<(), AgentError> {
@@ -307,42 +256,15 @@ impl<'a> Pass<'a> {
                 max_percent: self.binding.bind.max_deleted_percent,
             }
         };
-        let loss = Loss {
-            base_files: self.base_files(),
-            new_files: fetched.files,
-            deleted: fetched.deleted,
-        };
-        guard::check_loss(loss, deletions).map_err(halted)
+        fetched.judge(self.base_files(), deletions)
     }
 
     fn conclude(&self, incoming: &Incoming, done: &Transferred, fetched: &Fetched) -> Result<PassReport, AgentError> {
         let unchanged = incoming.start == Start::Fresh && done.tally.differences == 0 && fetched.kept.is_empty();
-        let report = self.report(done, fetched);
+        let report = fetched.report(done, &self.under_way);
         match &self.base {
             Some(base) if unchanged && fetched.deleted == 0 => self.confirm(incoming, base, report),
-            Some(_) | None => self.promote(incoming, done, report),
-        }
-    }
-
-    fn report(&self, done: &Transferred, fetched: &Fetched) -> PassReport {
-        PassReport {
-            started_at: self.under_way.started_at,
-            ended_at: clock::now(),
-            epoch: self.binding.epoch(),
-            files: fetched.files,
-            bytes: fetched.bytes,
-            changed_files: done.tally.changed_files,
-            deleted_files: fetched.deleted,
-            wire_bytes: Bytes(done.tally.totals.unwrap_or_default().wire_bytes.0 + fetched.told_bytes),
-            kept_back: fetched
-                .kept
-                .iter()
-                .take(NAMED)
-                .map(|name| name.to_string_lossy().into_owned())
-                .collect(),
-            point: RecoveryPointId::at(self.under_way.started_at),
-            scope: fetched.scope,
-            missed: fetched.missed,
+            Some(_) | None => self.promote(incoming, fetched, report),
         }
     }
 
@@ -362,30 +284,13 @@ impl<'a> Pass<'a> {
         recovery_points::confirm(self.dir, &confirmed)
     }
 
-    fn promote(&self, incoming: &Incoming, done: &Transferred, report: PassReport) -> Result<PassReport, AgentError> {
-        // A btrfs snapshot is made by a commit, which writes out everything before it. Source: Linux 6.1, create_snapshot().
-        if incoming.sharing == Sharing::HardLinks {
-            let io = |error: std::io::Error| AgentError::io("make the pass durable", error);
-            let disk = File::open(self.dir.root()).map_err(io)?;
-            rustix::fs::syncfs(&disk).map_err(|error| io(error.into()))?;
-        }
-        let point = PointFile {
-            schema: state::SCHEMA,
-            point: RecoveryPoint {
-                id: report.point.clone(),
-                taken_at: report.started_at,
-                confirmed_at: report.started_at,
-                epoch: report.epoch,
-                files: report.files,
-                bytes: report.bytes,
-            },
-            report: report.clone(),
-            hard_links: incoming.hard_links || done.tally.hard_links,
-        };
+    fn promote(&self, incoming: &Incoming, fetched: &Fetched, report: PassReport) -> Result<PassReport, AgentError> {
+        recovery_points::make_durable(self.dir, incoming.sharing)?;
+        let point = PointFile::of(report, fetched.hard_links);
         let _decision = self.decide()?;
         recovery_points::promote(self.dir, &point, incoming.sharing)?;
-        self.leave_untouched(incoming, report.point.clone())?;
-        Ok(report)
+        self.leave_untouched(incoming, point.point.id.clone())?;
+        Ok(point.report)
     }
 
     /// From here to the end of the guard no bind can come in between: what is made now belongs to the epoch bound now.
@@ -406,28 +311,6 @@ impl<'a> Pass<'a> {
             }),
             Sharing::HardLinks => incoming::give_up(self.dir),
         }
-    }
-}
-
-impl Fetched {
-    fn of(scope: PassScope) -> Self {
-        Self {
-            scope,
-            files: 0,
-            bytes: Bytes(0),
-            deleted: 0,
-            kept: Vec::new(),
-            missed: 0,
-            told_bytes: 0,
-        }
-    }
-}
-
-fn write_as(incoming: &Incoming, transfer: Transfer) -> Transfer {
-    if incoming.may_write_in_place() {
-        transfer.with("--inplace")
-    } else {
-        transfer.with(format!("--partial-dir={PARTIAL}"))
     }
 }
 
@@ -456,10 +339,6 @@ fn still_bound(dir: &DataDir, revision: u64) -> Wish {
         Ok(Some(binding)) if binding.revision != revision => Wish::Stop("the standby was bound anew meanwhile"),
         Ok(_) | Err(_) => Wish::GoOn,
     }
-}
-
-fn halted((reason, detail): Tripped) -> AgentError {
-    AgentError::Halted { reason, detail }
 }
 
 /// When a pass starts, so that the names of recovery points sort by age, also when the clock was set back.

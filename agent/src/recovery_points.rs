@@ -84,7 +84,21 @@ pub fn tree_of(dir: &DataDir, id: &RecoveryPointId) -> PathBuf {
     dir.points().join(id.as_str())
 }
 
-/// Makes `incoming/` a recovery point. The caller holds the pass lock and made the content durable.
+/// Makes everything that was written so far durable, unless [`promote`] will.
+///
+/// # Errors
+/// When the disk fails.
+pub fn make_durable(dir: &DataDir, sharing: Sharing) -> Result<(), AgentError> {
+    // A btrfs snapshot is made by a commit, which writes out everything before it. Source: Linux 6.1, create_snapshot().
+    if sharing == Sharing::HardLinks {
+        let io = |error: io::Error| AgentError::io("make the pass durable", error);
+        let disk = fs::File::open(dir.root()).map_err(io)?;
+        rustix::fs::syncfs(&disk).map_err(|error| io(error.into()))?;
+    }
+    Ok(())
+}
+
+/// Makes `incoming/` a recovery point. The caller holds the pass lock and called [`make_durable`].
 ///
 /// # Errors
 /// When the disk is full or fails: then there is no such recovery point, and `incoming/` is still there.

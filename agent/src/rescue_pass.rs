@@ -1,27 +1,24 @@
 //! One rescue: find the tree in the module, pull, judge, and only then a recovery point.
 
 use std::fs::File;
-use std::path::PathBuf;
 
-use warmspare_domain::halt::HaltReason;
-use warmspare_domain::ids::RecoveryPointId;
-use warmspare_wire::agent::{PassReport, PassScope, Progress, RecoveryPoint, Rescue};
+use warmspare_wire::agent::{PassReport, Progress, Rescue};
 
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
-use crate::guard::{self, Deletions, Loss, Tripped};
+use crate::fetched::Fetched;
+use crate::guard::{self, Deletions};
 use crate::incoming::{self, Incoming, Scope};
 use crate::module;
 use crate::pass::start_after;
-use crate::recovery_points::{self, Sharing};
+use crate::recovery_points;
 use crate::rescue::still_allowed;
 use crate::reserve;
-use crate::rsync::{PARTIAL, Transfer, Transferred, Wish};
-use crate::source::{self, Content, Marker, MarkerFound, Tree};
+use crate::rsync::{Transfer, Transferred, Wish};
+use crate::source::{Content, MarkerFound, Tree};
 use crate::ssh::Machine;
-use crate::state::{self, BindingFile, PassUnderWay, PointFile, REQUEST_LOCK};
-use crate::tree::{self, Census};
+use crate::state::{BindingFile, PassUnderWay, PointFile, REQUEST_LOCK};
 
 /// A rescue, from its first look to its recovery point.
 pub struct RescuePass<'a> {
@@ -95,9 +92,14 @@ impl<'a> RescuePass<'a> {
             &self.request.module,
             &place,
         )?)?;
-        let (kept, census, deleted) = self.settle(&incoming, &transferred, &place)?;
-        self.judge(&census, deleted)?;
-        self.promote(&incoming, &transferred, &kept, &census, deleted)
+        let root = format!("/{place}");
+        let fetched = Fetched::whole(&incoming, &transferred, &[root.as_bytes(), place.as_bytes()])?;
+        // Nobody accepted anything about a disk that no person can see: the guard stays on.
+        let rule = Deletions::Guarded {
+            max_percent: self.binding.bind.max_deleted_percent,
+        };
+        fetched.judge(self.base_files(), rule)?;
+        self.promote(&incoming, &transferred, &fetched)
     }
 
     /// Where in the module the tree lies that carries our marker.
@@ -118,36 +120,19 @@ impl<'a> RescuePass<'a> {
     }
 
     fn check(&self, marker: MarkerFound) -> Result<(), AgentError> {
-        let ours = Marker {
-            schema: source::SCHEMA,
-            association: self.binding.association(),
-            epoch: self.binding.epoch(),
-        };
         let tree = Tree::Directory {
             path: Vec::new(),
             content: Content::Some,
             marker,
         };
-        guard::check_tree(&tree, ours, self.base_files()).map_err(halted)
+        Ok(guard::check_tree(&tree, self.binding.marker(), self.base_files())?)
     }
 
     fn pull(&self, incoming: &Incoming, place: &str) -> Result<Transferred, AgentError> {
         let from = format!("{}/{place}", self.request.module);
         let excludes = &self.binding.bind.excludes;
         let transfer = Transfer::pull_module(&self.machine, &from, excludes, &incoming.path);
-        let transfer = if incoming.may_write_in_place() {
-            transfer.with("--inplace")
-        } else {
-            transfer.with(format!("--partial-dir={PARTIAL}"))
-        };
-        let transfer = match (&incoming.base, incoming.sharing) {
-            (Some(base), Sharing::HardLinks) => {
-                let mut option = std::ffi::OsString::from("--link-dest=");
-                option.push(base);
-                transfer.with(option)
-            }
-            (Some(_), Sharing::Snapshots) | (None, _) => transfer,
-        };
+        let transfer = incoming.receive(transfer);
         let mut under_way = self.under_way.clone();
         transfer.run(self.dir, &self.machine, self.lock, |progress| {
             if let Some(progress) = progress {
@@ -169,109 +154,19 @@ impl<'a> RescuePass<'a> {
         still_allowed(self.dir, &binding, self.request)
     }
 
-    /// Puts back what could not be read, and counts.
-    fn settle(
-        &self,
-        incoming: &Incoming,
-        done: &Transferred,
-        place: &str,
-    ) -> Result<(Vec<PathBuf>, Census, u64), AgentError> {
-        let io = |error| AgentError::io("count the files of the rescue", error);
-        let root = format!("/{place}");
-        let mut kept = Vec::new();
-        for name in &done.kept {
-            kept.push(tree::below(name, &[root.as_bytes(), place.as_bytes()]).ok_or_else(|| {
-                AgentError::Rsync(format!("cannot read {}", String::from_utf8_lossy(name).escape_debug()))
-            })?);
-        }
-        kept.sort();
-        kept.dedup();
-        if let Some(lost) = incoming.put_back(&kept)?.first() {
-            return Err(AgentError::Rsync(format!(
-                "cannot keep the last version of {}",
-                lost.display()
-            )));
-        }
-        tree::clear_partials(&incoming.path).map_err(io)?;
-        let census = tree::census(&incoming.path).map_err(io)?;
-        let deleted = match &incoming.base {
-            Some(base) => tree::missing(base, &incoming.path).map_err(io)?,
-            None => 0,
-        };
-        Ok((kept, census, deleted))
-    }
-
-    /// Nobody accepted anything about a disk that no person can see: the guard stays on.
-    fn judge(&self, census: &Census, deleted: u64) -> Result<(), AgentError> {
-        let loss = Loss {
-            base_files: self.base_files(),
-            new_files: census.files,
-            deleted,
-        };
-        let rule = Deletions::Guarded {
-            max_percent: self.binding.bind.max_deleted_percent,
-        };
-        guard::check_loss(loss, rule).map_err(halted)
-    }
-
     fn base_files(&self) -> u64 {
         self.base.as_ref().map_or(0, |base| base.point.files)
     }
 
-    fn promote(
-        &self,
-        incoming: &Incoming,
-        done: &Transferred,
-        kept: &[PathBuf],
-        census: &Census,
-        deleted: u64,
-    ) -> Result<PassReport, AgentError> {
-        let io = |error: std::io::Error| AgentError::io("make the rescue durable", error);
-        let disk = File::open(self.dir.root()).map_err(io)?;
-        rustix::fs::syncfs(&disk).map_err(|error| io(error.into()))?;
-        let started_at = self.under_way.started_at;
-        let report = PassReport {
-            started_at,
-            ended_at: clock::now(),
-            epoch: self.binding.epoch(),
-            files: census.files,
-            bytes: census.bytes,
-            changed_files: done.tally.changed_files,
-            deleted_files: deleted,
-            wire_bytes: done.tally.totals.unwrap_or_default().wire_bytes,
-            kept_back: kept
-                .iter()
-                .take(100)
-                .map(|name| name.to_string_lossy().into_owned())
-                .collect(),
-            point: RecoveryPointId::at(started_at),
-            scope: PassScope::Everything,
-            missed: 0,
-        };
-        let point = PointFile {
-            schema: state::SCHEMA,
-            point: RecoveryPoint {
-                id: report.point.clone(),
-                taken_at: started_at,
-                confirmed_at: started_at,
-                epoch: report.epoch,
-                files: report.files,
-                bytes: report.bytes,
-            },
-            report: report.clone(),
-            hard_links: incoming.hard_links || done.tally.hard_links || census.hard_links,
-        };
+    fn promote(&self, incoming: &Incoming, done: &Transferred, fetched: &Fetched) -> Result<PassReport, AgentError> {
+        recovery_points::make_durable(self.dir, incoming.sharing)?;
+        let point = PointFile::of(fetched.report(done, &self.under_way), fetched.hard_links);
         // From here to the end no bind and no restore can come in between: a restore takes this point, or began before it.
         let _decision = self.dir.lock_briefly(REQUEST_LOCK)?;
         self.still_ours()?;
         recovery_points::promote(self.dir, &point, incoming.sharing)?;
         // The next pass starts from this point, not from what is left here.
         incoming::give_up(self.dir)?;
-        Ok(report)
+        Ok(point.report)
     }
-}
-
-fn halted((reason, detail): Tripped) -> AgentError {
-    let reason: HaltReason = reason;
-    AgentError::Halted { reason, detail }
 }

@@ -7,6 +7,7 @@ use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress,
 
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
+use crate::source::{self, Marker};
 use crate::watch::protocol::Cursor;
 
 /// The version of every file in this module.
@@ -41,6 +42,16 @@ impl BindingFile {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.bind.epoch
+    }
+
+    /// What the GPU's tree carries when it is the one bound.
+    #[must_use]
+    pub fn marker(&self) -> Marker {
+        Marker {
+            schema: source::SCHEMA,
+            association: self.association(),
+            epoch: self.epoch(),
+        }
     }
 }
 
@@ -96,6 +107,26 @@ pub struct PointFile {
     pub report: PassReport,
     /// Whether two names in it may share one file. Then rsync must not write in place: the other name would change too.
     pub hard_links: bool,
+}
+
+impl PointFile {
+    /// The recovery point of a pass.
+    #[must_use]
+    pub fn of(report: PassReport, hard_links: bool) -> Self {
+        Self {
+            schema: SCHEMA,
+            point: RecoveryPoint {
+                id: report.point.clone(),
+                taken_at: report.started_at,
+                confirmed_at: report.started_at,
+                epoch: report.epoch,
+                files: report.files,
+                bytes: report.bytes,
+            },
+            report,
+            hard_links,
+        }
+    }
 }
 
 /// `incoming.json`: what `incoming/` was made from.

@@ -3,9 +3,10 @@
 use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::{PassReport, PassScope};
 
-use super::{Fetched, Pass, write_as};
+use super::Pass;
 use crate::changes;
 use crate::error::AgentError;
+use crate::fetched::{Fetched, keep_back};
 use crate::incoming::{Incoming, Scope, Start};
 use crate::observer::{Failed, Told};
 use crate::recovery_points::{Sharing, tree_of};
@@ -55,7 +56,7 @@ impl Pass<'_> {
         };
         let report = PassReport {
             point: base.point.id.clone(),
-            ..self.report(&Transferred::default(), &fetched)
+            ..fetched.report(&Transferred::default(), &self.under_way)
         };
         let _decision = self.decide()?;
         self.confirm_base(base)?;
@@ -99,7 +100,7 @@ impl Pass<'_> {
         let bind = &self.binding.bind;
         let list = changes::write_list(self.dir, &told.paths)?;
         let transfer = Transfer::pull_listed(&self.machine, &bind.source_path, &bind.excludes, &list, &incoming.path);
-        let pulled = self.pull(&write_as(incoming, transfer), |_| Ok(()));
+        let pulled = self.pull(&incoming.receive(transfer), |_| Ok(()));
         let done = self.hold(pulled, || self.look_again(watching))?;
         let fetched = self.count_changes(incoming, &done, told)?;
         self.judge(&fetched)?;
@@ -125,7 +126,7 @@ impl Pass<'_> {
                 "there is no recovery point to start from".into(),
             ));
         };
-        let kept = self.keep_back(incoming, done, &told.reply.tree)?;
+        let kept = keep_back(incoming, done, &self.roots(&told.reply.tree))?;
         if incoming.start == Start::Resumed || !kept.is_empty() {
             changes::clear_partials(&incoming.path, &told.paths).map_err(io)?;
         }
@@ -137,6 +138,7 @@ impl Pass<'_> {
             bytes: Bytes(total(base.point.bytes.0, changed.bytes_before, changed.bytes_after)),
             deleted: changed.deleted,
             kept,
+            hard_links: incoming.hard_links || done.tally.hard_links,
             told_bytes: told.wire_bytes,
             ..Fetched::of(PassScope::Changes)
         })
