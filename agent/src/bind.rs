@@ -58,14 +58,12 @@ fn check(bind: &Bind) -> Result<(), AgentError> {
     if !(1..=100).contains(&bind.max_deleted_percent) {
         return Err(AgentError::BadRequest("max_deleted_percent is not 1 to 100".into()));
     }
-    if bind
-        .excludes
-        .iter()
-        .any(|pattern| pattern.is_empty() || pattern.contains('\0'))
-    {
-        return Err(AgentError::BadRequest(
-            "an exclude pattern is empty or holds a zero byte".into(),
-        ));
+    let mut patterns = bind.excludes.iter().chain(&bind.includes);
+    if patterns.any(|pattern| pattern.is_empty() || pattern.contains('\0')) {
+        return Err(AgentError::BadRequest("a pattern is empty or holds a zero byte".into()));
+    }
+    if bind.before_pass.contains('\0') {
+        return Err(AgentError::BadRequest("before_pass holds a zero byte".into()));
     }
     Ok(())
 }

@@ -38,9 +38,9 @@ pub fn without_excluded(
     dir: &DataDir,
     base: &Path,
     paths: Vec<PathBuf>,
-    excludes: &[String],
+    filters: &[String],
 ) -> Result<Vec<PathBuf>, AgentError> {
-    if excludes.is_empty() {
+    if filters.is_empty() {
         return Ok(paths);
     }
     let mut directories = BTreeMap::new();
@@ -53,7 +53,7 @@ pub fn without_excluded(
     if new.is_empty() {
         return Ok(paths);
     }
-    let copied = copied_directories(dir, &new, excludes)?;
+    let copied = copied_directories(dir, &new, filters)?;
     let stays = |path: &PathBuf| parents(path).all(|parent| !new.contains(parent) || copied.contains(parent));
     Ok(paths.into_iter().filter(stays).collect())
 }
@@ -103,7 +103,7 @@ impl<'a, I: Iterator<Item = &'a PathBuf>> FlattenParents<'a> for I {
 fn copied_directories(
     dir: &DataDir,
     new: &BTreeSet<PathBuf>,
-    excludes: &[String],
+    filters: &[String],
 ) -> Result<BTreeSet<PathBuf>, AgentError> {
     let io = |error| AgentError::io("find out which new directories are excluded", error);
     let place = dir.file("filter");
@@ -120,11 +120,10 @@ fn copied_directories(
             .create(path)
             .map_err(io)?;
     }
-    let patterns = excludes.iter().map(|pattern| format!("--exclude={pattern}"));
     let done = process::run(
         Command::new("rsync")
             .arg("--recursive")
-            .args(patterns)
+            .args(filters)
             .arg("--")
             .arg(all.join(""))
             .arg(copied.join(""))
@@ -327,8 +326,8 @@ mod tests {
             "a\nb/not/3",
         ]);
         let left = |excludes: &[&str]| {
-            let excludes: Vec<String> = excludes.iter().map(|text| (*text).to_owned()).collect();
-            without_excluded(&dir, &base, all.clone(), &excludes).unwrap()
+            let filters: Vec<String> = excludes.iter().map(|text| format!("--exclude={text}")).collect();
+            without_excluded(&dir, &base, all.clone(), &filters).unwrap()
         };
         let dropped = |excludes: &[&str]| {
             let left = left(excludes);

@@ -109,6 +109,7 @@ impl Fetched {
             point: RecoveryPointId::at(under_way.started_at),
             scope: self.scope,
             missed: self.missed,
+            command_failed: None,
         }
     }
 }

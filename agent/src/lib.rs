@@ -8,9 +8,12 @@
 #![cfg_attr(not(test), warn(clippy::expect_used))]
 
 pub mod bandwidth;
+pub mod before_pass;
 pub mod bind;
 pub mod call;
 pub mod changes;
+pub mod checkpoint;
+pub mod checkpoints;
 pub mod clock;
 pub mod compare;
 pub mod data_dir;

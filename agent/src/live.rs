@@ -170,6 +170,10 @@ impl Goal {
         let (Some(binding), Some(base)) = (dir.binding()?, recovery_points::list(dir)?.pop()) else {
             return Ok(None);
         };
+        // The command would run every few seconds, and what it writes would wake us again.
+        if !binding.bind.before_pass.is_empty() {
+            return Ok(None);
+        }
         // With hard links a pass costs what exists; every few seconds that is too much.
         if Sharing::choose(dir, Some(&tree_of(dir, &base.point.id))) == Sharing::HardLinks {
             return Ok(None);
@@ -205,7 +209,8 @@ impl Goal {
             told.reply.tree,
             Tree::Directory { content: Content::Some, marker: MarkerFound::Is(marker), .. } if marker == self.marker
         );
-        match (&told.reply.changes, told.paths.is_empty()) {
+        let quiet = told.paths.is_empty() && told.reply.checkpoints.is_empty();
+        match (&told.reply.changes, quiet) {
             (Changes::Complete, true) if ours => Meaning::Quiet,
             (Changes::Complete, _) => Meaning::Change,
             (Changes::HardLinks | Changes::NoCursor | Changes::TooMany | Changes::Starting | Changes::Blind(_), _) => {

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use warmspare_agent::data_dir::DataDir;
@@ -11,7 +12,7 @@ use warmspare_agent::error::AgentError;
 use warmspare_agent::terminal::{self, Format};
 use warmspare_agent::watch::relay;
 use warmspare_agent::{call, download, process, rescue, restore, sync, watch};
-use warmspare_domain::ids::{Epoch, RecoveryPointId};
+use warmspare_domain::ids::{CheckpointName, Epoch, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{Compare, Host, Live, PointChoice, Request, Restore, Sync, Urgency};
 
@@ -49,8 +50,8 @@ enum Verb {
     Compare {
         /// The older one.
         from: RecoveryPointId,
-        /// The newer one; the latest unless given.
-        to: Option<RecoveryPointId>,
+        /// The newer one, or the name of a checkpoint; the latest unless given.
+        to: Option<PointChoice>,
         /// How many changes to list.
         #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
         at_most: u64,
@@ -87,6 +88,19 @@ enum Verb {
         which: Which,
         #[command(flatten)]
         output: Output,
+    },
+    /// On a GPU, in a training script: has the standby keep these files, or the whole tree, as they are now, under a name.
+    Checkpoint {
+        /// Its name, to ask for it when restoring; one that is given again means the newest.
+        name: CheckpointName,
+        /// Its files; directories with all that is in them; none for the whole tree.
+        paths: Vec<PathBuf>,
+        /// The directory that is copied; found from the first path, or from here, unless given.
+        #[arg(long, value_name = "DIR")]
+        tree: Option<PathBuf>,
+        /// Wait until the standby has it, at most so long.
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "300", require_equals = true)]
+        wait: Option<u64>,
     },
     /// On a GPU: remembers which paths of a tree change, for the standby that asks. The standby starts it by itself.
     #[command(name = watch::WATCH)]
@@ -125,9 +139,9 @@ struct Output {
 
 #[derive(Args)]
 struct Which {
-    /// The recovery point; the latest unless given.
-    #[arg(long = "point", value_name = "ID")]
-    point: Option<RecoveryPointId>,
+    /// The recovery point, by its id or the name of a checkpoint; the latest unless given.
+    #[arg(long = "point", value_name = "ID|NAME")]
+    point: Option<PointChoice>,
 }
 
 #[derive(Args)]
@@ -181,7 +195,7 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
             at_most,
             output,
         } => {
-            let to = to.map_or(PointChoice::Latest, PointChoice::Id);
+            let to = to.unwrap_or(PointChoice::Latest);
             let request = Request::Compare(Compare { from, to, at_most });
             terminal::show(&data, &request, output.format()).into()
         }
@@ -213,6 +227,12 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
             let (host, path) = (host.as_ref(), path.as_deref());
             terminal::verify(&data, &which.choice(), host, path, output.format()).into()
         }
+        Verb::Checkpoint {
+            name,
+            paths,
+            tree,
+            wait,
+        } => terminal::checkpoint(tree.as_deref(), &name, &paths, wait.map(Duration::from_secs)).into(),
         Verb::Watch { tree, detach: true } => done(relay::detach(&absolute(tree))),
         Verb::Watch { tree, detach: false } => done(watch::watch(&absolute(tree))),
         Verb::WatchRelay { tree } => done(relay::relay(&tree)),
@@ -286,6 +306,6 @@ impl Output {
 
 impl Which {
     fn choice(&self) -> PointChoice {
-        self.point.clone().map_or(PointChoice::Latest, PointChoice::Id)
+        self.point.clone().unwrap_or(PointChoice::Latest)
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::checkpoints::Wanted;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::process::SELF;
@@ -23,11 +24,12 @@ const ATTACH: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p || exit 91; 
     if cd \"$p/.warmspare\" 2>/dev/null && [ -f \"$n\" ]; then \"./$n\" watch-relay \"$p\"; w=failed; fi; \
     echo; echo \"warmspare-watch $w\"; echo warmspare-watch-end'";
 
-// The program arrives whole or not at all: its length is checked, and only a rename gives it its name.
+// The program arrives whole or not at all: its length is checked, and only a rename gives it its name. Scripts on the GPU call it by
+// one that stays.
 const PUSH: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p || exit 91; IFS= read -r n || exit 91; \
     IFS= read -r s || exit 91; cd \"$p/.warmspare\" || exit 92; rm -f .agent-*; t=.agent-$$; \
     cat > \"$t\" && [ \"$(wc -c < \"$t\")\" -eq \"$s\" ] && chmod 700 \"$t\" && mv -f \"$t\" \"$n\" || { rm -f \"$t\"; exit 93; }; \
-    for f in agent-*; do [ \"$f\" = \"$n\" ] || rm -f \"$f\"; done'";
+    ln -sf \"$n\" agent; for f in agent-*; do [ \"$f\" = \"$n\" ] || rm -f \"$f\"; done'";
 
 /// A watcher answers at once, unless its machine is in trouble.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -183,6 +185,9 @@ fn understand(reply: Reply, paths: &[u8], wire_bytes: u64) -> Result<Told, Faile
             known.push(path);
         }
     }
+    if !reply.checkpoints.iter().all(Wanted::is_sound) {
+        return Err(wrong());
+    }
     known.sort();
     known.dedup();
     Ok(Told {
@@ -261,6 +266,7 @@ mod tests {
             cursor: None,
             changes: Changes::Complete,
             directories: 0,
+            checkpoints: vec![],
         };
         understand(reply, paths, 0)
     }

@@ -1,5 +1,6 @@
 //! One pass: look, pull, judge, and only then a recovery point.
 
+mod checkpoints;
 mod dirty;
 
 use std::ffi::OsStr;
@@ -12,7 +13,9 @@ use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{PassReport, PassScope, Progress};
 
 use crate::bandwidth;
+use crate::before_pass;
 use crate::changes;
+use crate::checkpoints::Wanted;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
@@ -29,6 +32,8 @@ use crate::state::{BindingFile, IncomingFile, PassUnderWay, PointFile, REQUEST_L
 use crate::watch::protocol::Changes;
 use crate::watching::{self, Haste, Plan, Seen, Watching, trusted};
 
+use self::checkpoints::Checkpoints;
+
 /// A pass, from its first look to its recovery point.
 pub struct Pass<'a> {
     dir: &'a DataDir,
@@ -38,6 +43,9 @@ pub struct Pass<'a> {
     machine: Machine,
     base: Option<PointFile>,
     under_way: PassUnderWay,
+    /// The checkpoints that were wanted before anything was copied.
+    wanted: Vec<Wanted>,
+    command_failed: Option<String>,
 }
 
 impl<'a> Pass<'a> {
@@ -63,6 +71,8 @@ impl<'a> Pass<'a> {
             machine,
             base,
             under_way,
+            wanted: Vec::new(),
+            command_failed: None,
         })
     }
 
@@ -74,6 +84,7 @@ impl<'a> Pass<'a> {
         reserve::take(self.dir)?;
         self.dir.note_pass(&self.under_way)?;
         let connection = self.machine.connect()?;
+        self.command_failed = self.prepare_source()?;
         let outcome = match (self.attempt(watching), connection) {
             // The kept connection may have died with the GPU's last life: once more over a fresh one.
             (Err(AgentError::Unreachable { .. }), Connection::Kept) => {
@@ -96,9 +107,21 @@ impl<'a> Pass<'a> {
         outcome
     }
 
+    /// Runs the user's command. A GPU that is about to stop has no time for it.
+    fn prepare_source(&self) -> Result<Option<String>, AgentError> {
+        let bind = &self.binding.bind;
+        if bind.before_pass.is_empty() || self.haste == Haste::LastGasp {
+            return Ok(None);
+        }
+        before_pass::run(&self.machine, &bind.source_path, &bind.before_pass)
+    }
+
     fn attempt(&mut self, watching: &mut Watching) -> Result<PassReport, AgentError> {
         let base = self.base.as_ref();
         let told = watching.ask(self.dir, &self.machine, &self.binding, base, self.haste)?;
+        self.wanted = told
+            .as_ref()
+            .map_or_else(Vec::new, |told| told.reply.checkpoints.clone());
         let file = self.dir.watch_file();
         let seen = trusted(&file, &self.binding, base).cloned();
         match self.plan(seen.as_ref(), told.as_ref())? {
@@ -115,8 +138,13 @@ impl<'a> Pass<'a> {
         seen: Option<Seen>,
     ) -> Result<PassReport, AgentError> {
         // The first look goes on while rsync starts: what it finds decides before anything is kept, and starting a shell
-        // on the GPU may take as long as a small pass.
+        // on the GPU may take as long as a small pass. Where no watcher tells of checkpoints, it must have told of them before.
         let mut source = Watched::open(&self.machine, &self.binding.bind.source_path)?;
+        if told.is_none() {
+            let look = source.before()?.clone();
+            self.check(&look)?;
+            self.wanted = look.checkpoints;
+        }
         let incoming = Incoming::prepare(self.dir, self.base.as_ref(), &Scope::Everything)?;
         let compared = told
             .as_ref()
@@ -201,7 +229,12 @@ impl<'a> Pass<'a> {
 
     fn transfer(&self, incoming: &Incoming) -> Transfer {
         let bind = &self.binding.bind;
-        let transfer = Transfer::pull(&self.machine, &bind.source_path, &bind.excludes, &incoming.path);
+        let transfer = Transfer::pull(
+            &self.machine,
+            &bind.source_path,
+            &self.binding.filters(),
+            &incoming.path,
+        );
         let transfer = incoming.receive(transfer);
         if incoming.base.is_none() {
             // Listing first costs a moment and gives the long first pass its totals.
@@ -260,36 +293,62 @@ impl<'a> Pass<'a> {
     }
 
     fn conclude(&self, incoming: &Incoming, done: &Transferred, fetched: &Fetched) -> Result<PassReport, AgentError> {
+        let checkpoints = self.judge_checkpoints(&incoming.path)?;
         let unchanged = incoming.start == Start::Fresh && done.tally.differences == 0 && fetched.kept.is_empty();
-        let report = fetched.report(done, &self.under_way);
+        let report = self.report(done, fetched);
         match &self.base {
-            Some(base) if unchanged && fetched.deleted == 0 => self.confirm(incoming, base, report),
-            Some(_) | None => self.promote(incoming, fetched, report),
+            Some(base) if unchanged && fetched.deleted == 0 => self.confirm(incoming, base, report, checkpoints),
+            Some(_) | None => self.promote(incoming, fetched, report, checkpoints),
         }
     }
 
-    fn confirm(&self, incoming: &Incoming, base: &PointFile, report: PassReport) -> Result<PassReport, AgentError> {
-        let _decision = self.decide()?;
-        self.confirm_base(base)?;
+    fn report(&self, done: &Transferred, fetched: &Fetched) -> PassReport {
+        PassReport {
+            command_failed: self.command_failed.clone(),
+            ..fetched.report(done, &self.under_way)
+        }
+    }
+
+    fn confirm(
+        &self,
+        incoming: &Incoming,
+        base: &PointFile,
+        report: PassReport,
+        checkpoints: Checkpoints,
+    ) -> Result<PassReport, AgentError> {
+        let decision = self.decide()?;
+        self.confirm_base(base, &checkpoints)?;
         self.leave_untouched(incoming, base.point.id.clone())?;
+        drop(decision);
+        self.answer_checkpoints(checkpoints, base);
         Ok(PassReport {
             point: base.point.id.clone(),
             ..report
         })
     }
 
-    fn confirm_base(&self, base: &PointFile) -> Result<(), AgentError> {
+    fn confirm_base(&self, base: &PointFile, checkpoints: &Checkpoints) -> Result<(), AgentError> {
         let mut confirmed = base.clone();
+        confirmed.hold(checkpoints.kept());
         confirmed.point.confirmed_at = self.under_way.started_at;
         recovery_points::confirm(self.dir, &confirmed)
     }
 
-    fn promote(&self, incoming: &Incoming, fetched: &Fetched, report: PassReport) -> Result<PassReport, AgentError> {
+    fn promote(
+        &self,
+        incoming: &Incoming,
+        fetched: &Fetched,
+        report: PassReport,
+        checkpoints: Checkpoints,
+    ) -> Result<PassReport, AgentError> {
         recovery_points::make_durable(self.dir, incoming.sharing)?;
-        let point = PointFile::of(report, fetched.hard_links);
-        let _decision = self.decide()?;
+        let mut point = PointFile::of(report, fetched.hard_links);
+        point.hold(checkpoints.kept());
+        let decision = self.decide()?;
         recovery_points::promote(self.dir, &point, incoming.sharing)?;
         self.leave_untouched(incoming, point.point.id.clone())?;
+        drop(decision);
+        self.answer_checkpoints(checkpoints, &point);
         Ok(point.report)
     }
 

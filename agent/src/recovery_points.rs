@@ -74,6 +74,10 @@ pub fn choose(dir: &DataDir, choice: &PointChoice) -> Result<PointFile, AgentErr
     let (found, wanted) = match choice {
         PointChoice::Latest => (points.pop(), "the latest".to_owned()),
         PointChoice::Id(id) => (points.into_iter().find(|point| point.point.id == *id), id.to_string()),
+        PointChoice::Checkpoint(name) => {
+            let newest = points.into_iter().rfind(|point| point.holds(name));
+            (newest, format!("checkpoint {name}"))
+        }
     };
     found.ok_or(AgentError::NoRecoveryPoint { wanted })
 }
@@ -143,20 +147,23 @@ pub fn confirm(dir: &DataDir, point: &PointFile) -> Result<(), AgentError> {
 pub fn thin_out(dir: &DataDir, now: Timestamp) -> Result<(), AgentError> {
     // A restore or a download that chooses its recovery point at this instant must find it held or gone.
     let _decision = dir.lock_briefly(REQUEST_LOCK)?;
-    let held = held(dir, now)?;
-    let points: Vec<_> = list(dir)?
+    let mut kept = held(dir, now)?;
+    let points = list(dir)?;
+    kept.extend(thin::named(&points));
+    let ages: Vec<_> = points
         .into_iter()
         .map(|point| (point.point.id, point.point.taken_at))
         .collect();
-    for id in thin::thin(&points, now) {
-        if !held.contains(&id) {
+    for id in thin::thin(&ages, now) {
+        if !kept.contains(&id) {
             retire(dir, &id)?;
         }
     }
     Ok(())
 }
 
-/// Moves the oldest recovery point out of the way, unless only `keep` are left that nobody restores or downloads. Answers whether there was one.
+/// Moves the oldest recovery point out of the way, one without a checkpoint if there is one, unless only `keep` are left that nobody
+/// restores or downloads. Answers whether there was one.
 ///
 /// # Errors
 /// When the disk fails.
@@ -165,7 +172,13 @@ pub fn retire_oldest(dir: &DataDir, now: Timestamp, keep: usize) -> Result<bool,
     let held = held(dir, now)?;
     let points = list(dir)?;
     let old = points.len().saturating_sub(keep);
-    match points.iter().take(old).find(|point| !held.contains(&point.point.id)) {
+    let named = thin::named(&points);
+    let free = |point: &&PointFile| !held.contains(&point.point.id);
+    let nameless = points
+        .iter()
+        .take(old)
+        .find(|point| free(point) && !named.contains(&point.point.id));
+    match nameless.or_else(|| points.iter().take(old).find(free)) {
         Some(point) => retire(dir, &point.point.id).map(|()| true),
         None => Ok(false),
     }

@@ -130,8 +130,8 @@ impl<'a> RescuePass<'a> {
 
     fn pull(&self, incoming: &Incoming, place: &str) -> Result<Transferred, AgentError> {
         let from = format!("{}/{place}", self.request.module);
-        let excludes = &self.binding.bind.excludes;
-        let transfer = Transfer::pull_module(&self.machine, &from, excludes, &incoming.path);
+        let filters = self.binding.filters();
+        let transfer = Transfer::pull_module(&self.machine, &from, &filters, &incoming.path);
         let transfer = incoming.receive(transfer);
         let mut under_way = self.under_way.clone();
         transfer.run(self.dir, &self.machine, self.lock, |progress| {

@@ -121,6 +121,8 @@ fn is_same(job: &RestoreFile, restore: &Restore) -> bool {
         // The latest when the job began: a resumed job must not change its mind half-way.
         PointChoice::Latest => true,
         PointChoice::Id(id) => *id == job.point,
+        // As it was when the job began, too: the name may have been given again.
+        PointChoice::Checkpoint(_) => true,
     };
     point && job.epoch == restore.epoch && job.target == restore.target && job.target_path == restore.target_path
 }

@@ -75,20 +75,20 @@ pub enum Wish {
 impl Transfer {
     /// Pulls the tree at `source_path` on the machine into a local directory, which then equals it.
     #[must_use]
-    pub fn pull(machine: &Machine, source_path: &str, excludes: &[String], into: &Path) -> Self {
-        Self::pull_from(machine.rsync_shell(), remote(machine, source_path), excludes, into)
+    pub fn pull(machine: &Machine, source_path: &str, filters: &[String], into: &Path) -> Self {
+        Self::pull_from(machine.rsync_shell(), remote(machine, source_path), filters, into)
     }
 
     /// As [`Self::pull`], from a module of an rsync daemon at the far end of the connection.
     #[must_use]
-    pub fn pull_module(machine: &Machine, place: &str, excludes: &[String], into: &Path) -> Self {
+    pub fn pull_module(machine: &Machine, place: &str, filters: &[String], into: &Path) -> Self {
         let from = format!("{}::{place}/", machine.rsync_host());
         // What a daemon says first is no part of the transfer.
-        Self::pull_from(machine.module_shell(), from.into(), excludes, into).with("--no-motd")
+        Self::pull_from(machine.module_shell(), from.into(), filters, into).with("--no-motd")
     }
 
-    fn pull_from(shell: String, from: OsString, excludes: &[String], into: &Path) -> Self {
-        let mut transfer = Self::from_a_gpu(shell, excludes);
+    fn pull_from(shell: String, from: OsString, filters: &[String], into: &Path) -> Self {
+        let mut transfer = Self::from_a_gpu(shell, filters);
         transfer.push("--delete");
         transfer.push("--delete-excluded");
         // The beginnings of broken-off files are excluded too, and needed.
@@ -99,8 +99,8 @@ impl Transfer {
     /// Pulls the listed paths, deletions included, into a local directory that equals the tree in all others. `list` is a file of
     /// paths that end in zero bytes; a directory in it means its attributes.
     #[must_use]
-    pub fn pull_listed(machine: &Machine, source_path: &str, excludes: &[String], list: &Path, into: &Path) -> Self {
-        let mut transfer = Self::from_a_gpu(machine.rsync_shell(), excludes);
+    pub fn pull_listed(machine: &Machine, source_path: &str, filters: &[String], list: &Path, into: &Path) -> Self {
+        let mut transfer = Self::from_a_gpu(machine.rsync_shell(), filters);
         transfer.push("--no-recursive");
         transfer.push("--dirs");
         transfer.push("--from0");
@@ -113,15 +113,15 @@ impl Transfer {
         transfer.ends(remote(machine, source_path), with_slash(into))
     }
 
-    fn from_a_gpu(shell: String, excludes: &[String]) -> Self {
+    fn from_a_gpu(shell: String, filters: &[String]) -> Self {
         let mut transfer = Self::through(shell);
         transfer.push("--out-format=%i");
         // A GPU that hangs must not hold the single flight for ever; checksumming never takes place in a pass.
         transfer.push("--timeout=300");
         // A file that cannot be read is put back from the newest recovery point; it must not keep deleted files alive.
         transfer.push("--ignore-errors");
-        for pattern in excludes {
-            transfer.push(format!("--exclude={pattern}"));
+        for filter in filters {
+            transfer.push(filter);
         }
         transfer
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use warmspare_domain::ids::{AssociationId, Epoch};
 
+use crate::checkpoints::{MOST, Wanted};
 use crate::error::AgentError;
 use crate::session::Session;
 use crate::ssh::{Machine, last_words};
@@ -76,6 +77,8 @@ pub struct Look {
     pub tree: Tree,
     /// Whether rsync can be called there.
     pub rsync: RsyncThere,
+    /// The checkpoints that are wanted.
+    pub checkpoints: Vec<Wanted>,
 }
 
 /// Whether the other machine has rsync.
@@ -94,7 +97,9 @@ const LOOK: &str = "exec /bin/sh -c 'unset CDPATH; while IFS= read -r p; do ( ec
     if [ ! -e \"$p\" ]; then echo gone; exit 0; fi; if [ ! -d \"$p\" ]; then echo other; exit 0; fi; \
     cd \"$p\" 2>/dev/null || { echo closed; exit 0; }; echo directory; pwd -P; \
     c=empty; for e in * .[!.]* ..?*; do if [ \"$e\" != .warmspare ]; then if [ -e \"$e\" ] || [ -L \"$e\" ]; then c=some; break; fi; fi; done; echo $c; \
-    if [ -f .warmspare/marker.json ]; then echo marker; head -c 4096 .warmspare/marker.json; else echo no-marker; fi ); \
+    if [ -f .warmspare/marker.json ]; then echo marker; head -c 4096 .warmspare/marker.json; else echo no-marker; fi; \
+    n=0; for e in .warmspare/checkpoints/*.wanted; do if [ -f \"$e\" ] && [ $n -lt 16 ]; then \
+    n=$((n+1)); echo; head -c 60000 \"$e\" | tr -d \"\\n\"; fi; done ); \
     echo; echo warmspare-end; done'";
 
 /// The closing words of an answer.
@@ -285,6 +290,7 @@ fn read_look(output: &[u8]) -> Option<Look> {
         b"no-rsync" => RsyncThere::Missing,
         _ => return None,
     };
+    let mut checkpoints = Vec::new();
     let tree = match lines.next()? {
         b"gone" => Tree::Gone,
         b"other" => Tree::NotADirectory,
@@ -296,15 +302,25 @@ fn read_look(output: &[u8]) -> Option<Look> {
                 b"some" => Content::Some,
                 _ => return None,
             },
-            marker: match lines.next()? {
-                b"no-marker" => MarkerFound::Missing,
-                b"marker" => read_marker(lines.next()?),
-                _ => return None,
+            marker: {
+                let word = lines.next()?;
+                let mut rest = lines.next().unwrap_or_default().split(|byte| *byte == b'\n');
+                let marker = match word {
+                    b"no-marker" => MarkerFound::Missing,
+                    b"marker" => read_marker(rest.next().filter(|marker| !marker.is_empty())?),
+                    _ => return None,
+                };
+                checkpoints.extend(rest.filter_map(Wanted::read).take(MOST));
+                marker
             },
         },
         _ => return None,
     };
-    Some(Look { tree, rsync })
+    Some(Look {
+        tree,
+        rsync,
+        checkpoints,
+    })
 }
 
 /// Understands the marker file.

@@ -38,6 +38,8 @@ pub struct Answered {
     pub code: Option<i32>,
     /// Its standard output.
     pub stdout: Vec<u8>,
+    /// Its standard error, as text.
+    pub stderr: String,
 }
 
 /// Whether a connection is known to work.
@@ -194,14 +196,27 @@ impl Machine {
     /// # Errors
     /// As [`Self::connect`]; also when the connection breaks.
     pub fn run(&self, fixed_command: &'static str, input: &[u8]) -> Result<Answered, AgentError> {
-        let finished = self.attempt(fixed_command, input)?;
+        self.run_within(fixed_command, input, COMMAND_LIMIT)
+    }
+
+    /// As [`Self::run`], for commands that take longer.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_within(
+        &self,
+        fixed_command: &'static str,
+        input: &[u8],
+        limit: Duration,
+    ) -> Result<Answered, AgentError> {
+        let finished = self.attempt(fixed_command, input, limit)?;
         if finished.code != Some(255) {
             return Ok(answered(finished));
         }
         // The kept connection may have died with the machine's last life: once more over a fresh one.
         self.disconnect();
         self.connect()?;
-        let finished = self.attempt(fixed_command, input)?;
+        let finished = self.attempt(fixed_command, input, limit)?;
         if finished.code == Some(255) {
             return Err(self.failure(&finished.stderr));
         }
@@ -309,13 +324,13 @@ impl Machine {
         }
     }
 
-    fn attempt(&self, fixed_command: &'static str, input: &[u8]) -> Result<Finished, AgentError> {
+    fn attempt(&self, fixed_command: &'static str, input: &[u8], limit: Duration) -> Result<Finished, AgentError> {
         process::run(
             self.ssh(&self.options(KNOWN_HOSTS, "yes"))
                 .args(self.mux_options("no"))
                 .args(["--", &self.host.address, fixed_command]),
             input,
-            COMMAND_LIMIT,
+            limit,
         )
     }
 
@@ -435,6 +450,7 @@ fn answered(finished: Finished) -> Answered {
     Answered {
         code: finished.code,
         stdout: finished.stdout,
+        stderr: finished.stderr,
     }
 }
 

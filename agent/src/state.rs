@@ -1,10 +1,11 @@
 //! What the agent remembers between processes.
 
 use serde::{Deserialize, Serialize};
-use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
+use warmspare_domain::ids::{AssociationId, CheckpointName, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress, RecoveryPoint, Rescue, RestoreStep};
 
+use crate::checkpoints::Kept;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::source::{self, Marker};
@@ -42,6 +43,14 @@ impl BindingFile {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.bind.epoch
+    }
+
+    /// What is copied, as options of rsync: the first that fits a name decides.
+    #[must_use]
+    pub fn filters(&self) -> Vec<String> {
+        let includes = self.bind.includes.iter().map(|pattern| format!("--include={pattern}"));
+        let excludes = self.bind.excludes.iter().map(|pattern| format!("--exclude={pattern}"));
+        includes.chain(excludes).collect()
     }
 
     /// What the GPU's tree carries when it is the one bound.
@@ -107,9 +116,24 @@ pub struct PointFile {
     pub report: PassReport,
     /// Whether two names in it may share one file. Then rsync must not write in place: the other name would change too.
     pub hard_links: bool,
+    /// The checkpoints that it holds as they were when they were named.
+    #[serde(default)]
+    pub kept: Vec<Kept>,
 }
 
 impl PointFile {
+    /// Whether it holds a checkpoint of this name.
+    #[must_use]
+    pub fn holds(&self, name: &CheckpointName) -> bool {
+        self.kept.iter().any(|kept| kept.name == *name)
+    }
+
+    /// Remembers the checkpoints that it holds.
+    pub fn hold(&mut self, kept: Vec<Kept>) {
+        self.kept.extend(kept);
+        self.point.checkpoints = self.kept.iter().map(|kept| kept.name.clone()).collect();
+    }
+
     /// The recovery point of a pass.
     #[must_use]
     pub fn of(report: PassReport, hard_links: bool) -> Self {
@@ -122,9 +146,11 @@ impl PointFile {
                 epoch: report.epoch,
                 files: report.files,
                 bytes: report.bytes,
+                checkpoints: Vec::new(),
             },
             report,
             hard_links,
+            kept: Vec::new(),
         }
     }
 }

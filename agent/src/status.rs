@@ -72,6 +72,8 @@ fn source(binding: &BindingFile) -> Source {
         host: bind.source.clone(),
         path: bind.source_path.clone(),
         excludes: bind.excludes.clone(),
+        includes: bind.includes.clone(),
+        before_pass: bind.before_pass.clone(),
         max_deleted_percent: bind.max_deleted_percent,
     }
 }

@@ -1,8 +1,9 @@
 //! The same verbs for people.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use warmspare_domain::ids::Epoch;
+use warmspare_domain::ids::{CheckpointName, Epoch};
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{
     Answer, Binding, Host, Outcome, PassActivity, PassScope, PointChoice, RecoveryPoint, RecoveryPoint as Point,
@@ -10,6 +11,7 @@ use warmspare_wire::agent::{
 };
 
 use crate::call;
+use crate::checkpoint::{self, Answered};
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::verify;
@@ -23,9 +25,10 @@ pub enum Format {
     Json,
 }
 
-/// Exit codes: done, failed, halted.
+/// Exit codes: done, failed, not yet, halted. Wrong arguments are clap's 2.
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
+const NOT_YET: u8 = 4;
 const HALTED: u8 = 3;
 
 /// Does a request and prints its answer; answers the exit code.
@@ -70,6 +73,40 @@ pub fn verify(data: &Path, choice: &PointChoice, host: Option<&Host>, path: Opti
         (Err(error), Format::Words) => {
             eprintln!("{}", error.message());
             refused(&error)
+        }
+    }
+}
+
+/// Asks for a checkpoint, on the GPU, and prints what became of it; answers the exit code.
+#[must_use]
+pub fn checkpoint(tree: Option<&Path>, name: &CheckpointName, paths: &[PathBuf], wait: Option<Duration>) -> u8 {
+    let asked = match checkpoint::ask(tree, name.clone(), paths) {
+        Ok(asked) => asked,
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+            eprintln!("{error}{cause}");
+            return FAILED;
+        }
+    };
+    let Some(wait) = wait else {
+        println!("checkpoint {name} is asked for; the next pass takes it unless it is changed before");
+        return DONE;
+    };
+    match asked.wait(wait) {
+        Answered::Kept(point) => {
+            println!("checkpoint {name} is in recovery point {point}");
+            DONE
+        }
+        Answered::Missed(reason) => {
+            eprintln!("checkpoint {name} is in no recovery point: {reason}");
+            FAILED
+        }
+        Answered::NotYet => {
+            eprintln!(
+                "checkpoint {name} was not taken within {} s; it stays asked for. Look at the standby with: warmspare list",
+                wait.as_secs()
+            );
+            NOT_YET
         }
     }
 }
@@ -136,8 +173,9 @@ fn print(outcome: &Outcome) {
 }
 
 fn print_point(point: &Point) {
+    let names: String = point.checkpoints.iter().map(|name| format!("  {name}")).collect();
     println!(
-        "{}  epoch {}  {} files  {}  unchanged until {}",
+        "{}  epoch {}  {} files  {}  unchanged until {}{names}",
         point.id, point.epoch, point.files, point.bytes, point.confirmed_at
     );
 }
@@ -165,6 +203,7 @@ fn print_status(status: &Status) {
             report.deleted_files
         ),
     }
+    print_remarks(status);
     print_watcher(status);
     if let PassActivity::Running { started_at, progress } = &status.pass {
         println!("pass under way for {}: {}", seconds(status.now, *started_at), progress);
@@ -178,6 +217,19 @@ fn print_status(status: &Status) {
     println!("{} recovery points", status.points.count);
     print_restore(status);
     println!("disk: {} free of {}", status.disk.free, status.disk.total);
+}
+
+fn print_remarks(status: &Status) {
+    let Some(report) = &status.last_complete else { return };
+    for name in report.kept_back.iter().take(10) {
+        println!("keeps its last good version: {}", name.escape_debug());
+    }
+    if let Some(reason) = &report.command_failed {
+        println!(
+            "the command before the pass failed, the pass went on: {}",
+            reason.escape_debug()
+        );
+    }
 }
 
 fn scope(scope: PassScope) -> &'static str {

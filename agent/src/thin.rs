@@ -6,6 +6,8 @@ use std::time::Duration;
 use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::Timestamp;
 
+use crate::state::PointFile;
+
 /// Up to which age, one recovery point is kept out of how long a stretch. Beyond the last age none is kept.
 const STRETCHES: [(Duration, Duration); 5] = [
     (Duration::from_secs(60), Duration::ZERO),
@@ -34,6 +36,24 @@ pub fn thin(points: &[(RecoveryPointId, Timestamp)], now: Timestamp) -> Vec<Reco
         .collect()
 }
 
+/// Checkpoints by name whose recovery points are not thinned out: so many, the newest of each name.
+const NAMES: usize = 20;
+
+/// The recovery points, given oldest first, that stay for the sake of a checkpoint.
+#[must_use]
+pub fn named(points: &[PointFile]) -> BTreeSet<RecoveryPointId> {
+    let mut names = BTreeSet::new();
+    let mut stay = BTreeSet::new();
+    for point in points.iter().rev() {
+        for kept in &point.kept {
+            if names.len() < NAMES && names.insert(&kept.name) {
+                stay.insert(point.point.id.clone());
+            }
+        }
+    }
+    stay
+}
+
 fn keeps(at: Timestamp, now: Timestamp, taken: &mut BTreeSet<(u64, i64)>) -> bool {
     let age = now.since(at);
     let Some((_, every)) = STRETCHES.iter().find(|(up_to, _)| age <= *up_to) else {
@@ -52,6 +72,13 @@ fn keeps(at: Timestamp, now: Timestamp, taken: &mut BTreeSet<(u64, i64)>) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use warmspare_domain::ids::Epoch;
+    use warmspare_wire::agent::{PassScope, Progress};
+
+    use crate::checkpoints::Kept;
+    use crate::fetched::Fetched;
+    use crate::rsync::Transferred;
+    use crate::state::PassUnderWay;
 
     const NOW: Timestamp = Timestamp::from_millis(1_795_441_530_250);
 
@@ -122,6 +149,32 @@ mod tests {
             within(24 * 3600, 7 * 24 * 3600)
         );
         assert_eq!(within(7 * 24 * 3600, u64::MAX), 0);
+    }
+
+    #[test]
+    fn the_newest_point_of_each_of_the_last_names_stays() {
+        let point = |age: u64, name: &str| {
+            let started_at = NOW - Duration::from_secs(age);
+            let under_way = PassUnderWay {
+                number: 1,
+                started_at,
+                epoch: Epoch::FIRST,
+                progress: Progress::default(),
+            };
+            let report = Fetched::of(PassScope::Everything).report(&Transferred::default(), &under_way);
+            let mut point = PointFile::of(report, false);
+            point.hold(vec![Kept {
+                id: age.to_string(),
+                name: name.parse().unwrap(),
+            }]);
+            point
+        };
+        let mut points = vec![point(500, "best"), point(400, "best")];
+        let newest_best = points[1].point.id.clone();
+        assert_eq!(named(&points), BTreeSet::from([newest_best.clone()]));
+        points.extend((0..20).map(|n| point(300 - n, &format!("epoch-{n}"))));
+        let stay = named(&points);
+        assert!(stay.len() == 20 && !stay.contains(&newest_best), "{stay:?}");
     }
 
     #[test]

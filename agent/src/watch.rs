@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::checkpoints::{Wanted, wanted_in};
 use crate::source::MARKER_DIRECTORY;
 use caller::Caller;
 use directories::{Directories, Lost};
@@ -234,6 +235,9 @@ impl Watcher {
 
     /// Takes in what happened, and answers the questions whose time has come.
     fn answer(&mut self) -> io::Result<Next> {
+        // Before the changes: what was written before a checkpoint was named must be among them.
+        let asked = self.callers.iter().any(|caller| caller.question.is_some());
+        let checkpoints = if asked { wanted_in(&self.tree) } else { Vec::new() };
         match self.catch_up() {
             Ok(()) => {}
             Err(Lost::Root) => return Ok(Next::Leave),
@@ -253,7 +257,7 @@ impl Watcher {
                 .question
                 .take_if(|(question, until)| self.is_due(question, *until))
             {
-                let (reply, paths) = self.reply(&question);
+                let (reply, paths) = self.reply(&question, &checkpoints);
                 caller.gone |= write_frame(&caller.stream, &reply, &paths).is_err();
             }
         }
@@ -292,7 +296,7 @@ impl Watcher {
         }
     }
 
-    fn reply(&mut self, question: &Question) -> (Reply, Vec<u8>) {
+    fn reply(&mut self, question: &Question, checkpoints: &[Wanted]) -> (Reply, Vec<u8>) {
         let tree = look(&self.tree);
         let (changes, paths) = match &self.sight {
             Sight::Blind { words, .. } => (Changes::Blind(words.clone()), Vec::new()),
@@ -323,6 +327,7 @@ impl Watcher {
             cursor,
             changes,
             directories,
+            checkpoints: checkpoints.to_vec(),
         };
         (reply, paths)
     }
@@ -359,7 +364,8 @@ fn named(root: &Path, changed: &BTreeMap<Vec<u8>, Change>) -> (Changes, Vec<u8>)
     (changes, paths)
 }
 
-fn random() -> io::Result<String> {
+/// 32 random hexadecimal digits.
+pub(crate) fn random() -> io::Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -29,7 +29,7 @@ impl Pass<'_> {
         let mut choice = plan(seen, Some(known), self.haste);
         if choice == Plan::Changes {
             let paths = std::mem::take(&mut known.paths);
-            known.paths = changes::without_excluded(self.dir, &tree, paths, &self.binding.bind.excludes)?;
+            known.paths = changes::without_excluded(self.dir, &tree, paths, &self.binding.filters())?;
             if !changes::fit(&tree, &known.paths) {
                 return Ok((Plan::Everything, told, seen.cloned()));
             }
@@ -56,11 +56,14 @@ impl Pass<'_> {
         };
         let report = PassReport {
             point: base.point.id.clone(),
-            ..fetched.report(&Transferred::default(), &self.under_way)
+            ..self.report(&Transferred::default(), &fetched)
         };
-        let _decision = self.decide()?;
-        self.confirm_base(base)?;
+        let checkpoints = self.judge_checkpoints(&tree_of(self.dir, &base.point.id))?;
+        let decision = self.decide()?;
+        self.confirm_base(base, &checkpoints)?;
         self.remember(told, seen, &report)?;
+        drop(decision);
+        self.answer_checkpoints(checkpoints, base);
         Ok(report)
     }
 
@@ -99,7 +102,13 @@ impl Pass<'_> {
         }
         let bind = &self.binding.bind;
         let list = changes::write_list(self.dir, &told.paths)?;
-        let transfer = Transfer::pull_listed(&self.machine, &bind.source_path, &bind.excludes, &list, &incoming.path);
+        let transfer = Transfer::pull_listed(
+            &self.machine,
+            &bind.source_path,
+            &self.binding.filters(),
+            &list,
+            &incoming.path,
+        );
         let pulled = self.pull(&incoming.receive(transfer), |_| Ok(()));
         let done = self.hold(pulled, || self.look_again(watching))?;
         let fetched = self.count_changes(incoming, &done, told)?;
@@ -112,6 +121,7 @@ impl Pass<'_> {
             Some(Ok(told)) => Ok(Look {
                 tree: told.reply.tree,
                 rsync: RsyncThere::Present,
+                checkpoints: Vec::new(),
             }),
             Some(Err(Failed::Broken(error))) => Err(error),
             // The watcher ended meanwhile: the shell on the GPU can say as much about the tree.

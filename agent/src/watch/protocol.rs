@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoints::Wanted;
 use crate::source::Tree;
 
 /// How far the changes of one watcher are known: "everything up to here".
@@ -62,6 +63,8 @@ pub struct Reply {
     pub changes: Changes,
     /// How many directories are watched.
     pub directories: u64,
+    /// The checkpoints that were wanted before the tree was looked at.
+    pub checkpoints: Vec<Wanted>,
 }
 
 /// Whether a list of changes is all that must be transferred.

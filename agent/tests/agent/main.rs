@@ -3,6 +3,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "whatever was not expected fails the test")]
 
 mod binding;
+mod checkpoints;
 mod comparing;
 mod cuts;
 mod downloads;

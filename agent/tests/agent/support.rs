@@ -336,6 +336,8 @@ impl Standby {
             accept: Accept::Nothing,
             max_deleted_percent: 50,
             excludes: vec![],
+            includes: vec![],
+            before_pass: String::new(),
             bandwidth_kib_per_s: 0,
             gpu: None,
         }

@@ -22,6 +22,12 @@ pub(crate) struct Configure {
     /// rsync pattern that is not copied; may be given more than once, and replaces the list.
     #[arg(long = "exclude")]
     excludes: Option<Vec<String>>,
+    /// rsync pattern that is copied although an exclude fits it, too; may be given more than once, and replaces the list.
+    #[arg(long = "include")]
+    includes: Option<Vec<String>>,
+    /// Shell command that runs on the GPU, in the directory that is copied, before each pass; an empty one for none.
+    #[arg(long, value_name = "COMMAND")]
+    before_pass: Option<String>,
     /// The largest lag promised, in seconds.
     #[arg(long)]
     lag_objective_s: Option<u32>,
@@ -60,6 +66,8 @@ impl Configure {
         let mut set = |name: &str, value: Option<Value>| value.map(|value| change.insert(name.to_owned(), value));
         set("source_path", self.source_path.map(Value::from));
         set("excludes", self.excludes.map(Value::from));
+        set("includes", self.includes.map(Value::from));
+        set("before_pass", self.before_pass.map(Value::from));
         set("lag_objective_s", self.lag_objective_s.map(Value::from));
         set("max_deleted_percent", self.max_deleted_percent.map(Value::from));
         set("bandwidth_kib_per_s", self.bandwidth_kib_per_s.map(Value::from));

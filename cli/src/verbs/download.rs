@@ -10,7 +10,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
-use warmspare_domain::ids::{GpuId, RecoveryPointId};
+use warmspare_domain::association::PointChoice;
+use warmspare_domain::ids::GpuId;
 use warmspare_domain::units::Bytes;
 
 use super::words::text;
@@ -35,9 +36,9 @@ pub(crate) struct Download {
     /// Only what lies at this path of the recovery point.
     #[arg(long, value_name = "PATH")]
     path: Option<PathBuf>,
-    /// This recovery point instead of the newest.
+    /// This recovery point instead of the newest: its id, or the name of a checkpoint.
     #[arg(long)]
-    point: Option<RecoveryPointId>,
+    point: Option<PointChoice>,
     /// How long the permission lasts, in hours.
     #[arg(long, default_value_t = 1)]
     hours: u32,
@@ -103,7 +104,7 @@ impl Download {
     /// Asks until the standby is up.
     async fn ask_for_terms(&self, public_key: &str) -> anyhow::Result<Value> {
         let path = format!("/v1/associations/{}/download", self.gpu);
-        let wish = json!({"public_key": public_key, "hours": self.hours, "point": self.point});
+        let wish = json!({"public_key": public_key, "hours": self.hours, "point": self.point.as_ref().map(ToString::to_string)});
         let began = Instant::now();
         let mut said = false;
         loop {

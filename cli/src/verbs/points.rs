@@ -40,8 +40,13 @@ impl Points {
         } else {
             for point in &points {
                 let bytes = Bytes(point["bytes"].as_u64().unwrap_or_default());
+                let names = point["checkpoints"].as_array().into_iter().flatten();
+                let names: String = names
+                    .filter_map(Value::as_str)
+                    .map(|name| format!("  {name}"))
+                    .collect();
                 println!(
-                    "{}  {:>9} files  {:>10}  epoch {}",
+                    "{}  {:>9} files  {:>10}  epoch {}{names}",
                     text(point, "id"),
                     point["files"],
                     bytes.to_string(),

@@ -39,6 +39,7 @@ impl Show {
         if let Ok(progress) = serde_json::from_value::<Progress>(view["pass"].clone()) {
             println!("pass             {progress}");
         }
+        print_remarks(&view["last_pass"]);
         match serde_json::from_value::<RestoreActivity>(view["restore"].clone()) {
             Ok(RestoreActivity::Running { step, progress, .. }) => println!("restore          {step}, {progress}"),
             Ok(RestoreActivity::Failed { message, .. }) => println!("restore          failed: {message}"),
@@ -57,6 +58,23 @@ impl Show {
             );
         }
         Ok(exit_code(&view))
+    }
+}
+
+/// What the last pass could not do as wished.
+fn print_remarks(last_pass: &Value) {
+    let kept: Vec<&str> = (last_pass["kept_back"].as_array().into_iter().flatten())
+        .filter_map(Value::as_str)
+        .collect();
+    if let Some(first) = kept.first() {
+        println!(
+            "kept back        {} files keep their last good version, they changed while they were read: {}",
+            kept.len(),
+            first.escape_debug()
+        );
+    }
+    if let Some(reason) = last_pass["command_failed"].as_str() {
+        println!("before_pass      failed, the pass went on: {}", reason.escape_debug());
     }
 }
 

@@ -1,11 +1,15 @@
 //! The durable record that ties one GPU to its standby: the unit of state and decision.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::halt::HaltReason;
-use crate::ids::{AssociationId, Deployment, Epoch, GpuId, RecoveryPointId, StandbyName, Zone};
+use crate::ids::{
+    AssociationId, CheckpointName, Deployment, Epoch, GpuId, InvalidName, RecoveryPointId, StandbyName, Zone,
+};
 use crate::observed::Endpoint;
 use crate::policy::Policy;
 use crate::reason::Reason;
@@ -456,6 +460,33 @@ pub enum PointChoice {
     Latest,
     /// This one.
     Id(RecoveryPointId),
+    /// The newest one that holds this checkpoint as it was when it was named.
+    Checkpoint(CheckpointName),
+}
+
+impl fmt::Display for PointChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str(CheckpointName::LATEST),
+            Self::Id(id) => id.fmt(f),
+            Self::Checkpoint(name) => name.fmt(f),
+        }
+    }
+}
+
+impl FromStr for PointChoice {
+    type Err = InvalidName;
+
+    /// Reads `latest`, an id, or the name of a checkpoint.
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if text == CheckpointName::LATEST {
+            return Ok(Self::Latest);
+        }
+        match text.parse() {
+            Ok(id) => Ok(Self::Id(id)),
+            Err(_) => text.parse().map(Self::Checkpoint),
+        }
+    }
 }
 
 /// Where a restore goes.

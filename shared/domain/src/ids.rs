@@ -358,6 +358,51 @@ impl FromStr for RecoveryPointId {
 
 serde_as_text!(RecoveryPointId);
 
+/// The name that a training script gave a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CheckpointName(String);
+
+impl CheckpointName {
+    /// The word for the newest recovery point, whatever is in it.
+    pub const LATEST: &str = "latest";
+
+    /// The name as text: letters, digits, `.`, `_` and `-` only, so it is safe as a part of a file name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CheckpointName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for CheckpointName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let inner = text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        let start = text.starts_with(|first: char| first.is_ascii_alphanumeric());
+        // These two mean something else wherever a recovery point is asked for.
+        let taken = text == Self::LATEST || text.parse::<RecoveryPointId>().is_ok();
+        if inner && start && !taken && text.len() <= 64 {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::new(
+                "checkpoint",
+                text,
+                "use up to 64 letters, digits, `.`, `_` and `-`, a letter or digit first, e.g. epoch-12",
+            ))
+        }
+    }
+}
+
+serde_as_text!(CheckpointName);
+
 fn is_resource_name(text: &str) -> bool {
     let inner = text
         .bytes()
@@ -411,6 +456,31 @@ mod tests {
         assert!(older < newer);
         assert_eq!(older.as_str().parse::<RecoveryPointId>().unwrap(), older);
         assert!("../../etc/passwd".parse::<RecoveryPointId>().is_err());
+    }
+
+    #[test]
+    fn a_checkpoint_name_is_no_path_no_option_and_no_recovery_point() {
+        for good in ["epoch-12", "best", "7", "step_000100.ema", &"x".repeat(64)] {
+            assert_eq!(good.parse::<CheckpointName>().unwrap().as_str(), good);
+        }
+        let long = "x".repeat(65);
+        for wrong in [
+            "",
+            "latest",
+            "20261123T134530.250Z",
+            "-x",
+            ".x",
+            "a/b",
+            "a b",
+            "a\nb",
+            "ä",
+            &long,
+        ] {
+            assert!(
+                wrong.parse::<CheckpointName>().is_err(),
+                "{wrong:?} was taken for a name"
+            );
+        }
     }
 
     #[test]

@@ -12,6 +12,12 @@ pub struct Policy {
     pub source_path: String,
     /// rsync patterns that are not copied.
     pub excludes: Vec<String>,
+    /// rsync patterns that are copied although an exclude fits them, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub includes: Vec<String>,
+    /// A shell command that runs on the GPU, in the directory that is copied, before each pass; empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub before_pass: String,
     /// The largest lag promised; health says so when it is exceeded.
     pub lag_objective: Seconds,
     /// A pass that would remove more than this share of the files halts. 1 to 100.
@@ -37,6 +43,21 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// What programs make again by themselves, by the names that only they use: compiled Python, package downloads, compiled GPU
+    /// kernels, a disk's own directories. Never logs, `.git`, data or models: who misses those has lost work.
+    pub const DEFAULT_EXCLUDES: [&str; 9] = [
+        "__pycache__/",
+        ".cache/pip/",
+        ".cache/uv/",
+        ".npm/_cacache/",
+        ".conda/pkgs/",
+        ".nv/ComputeCache/",
+        ".triton/cache/",
+        "/.Trash-*/",
+        "/lost+found/",
+    ];
+    /// The longest [`Self::before_pass`], in bytes.
+    pub const LONGEST_COMMAND: usize = 4000;
     /// 90 s: two beats and a pass; beyond it something is wrong. `design.md`, Phases.
     pub const DEFAULT_LAG_OBJECTIVE: Seconds = Seconds(90);
     /// Half: ordinary clean-ups stay below it, wiped and half-mounted trees do not.

@@ -67,6 +67,10 @@ pub struct BoundSource {
     pub path: String,
     /// Patterns that are not copied.
     pub excludes: Vec<String>,
+    /// Patterns that are copied all the same.
+    pub includes: Vec<String>,
+    /// The command before each pass.
+    pub before_pass: String,
     /// The share of deleted files at which a pass halts.
     pub max_deleted_percent: u8,
 }
@@ -154,6 +158,8 @@ pub fn rebuild(remains: &Remains, policy: &Policy, now: Timestamp) -> Result<Ass
     if let Some(source) = &found.source {
         a.policy.source_path.clone_from(&source.path);
         a.policy.excludes.clone_from(&source.excludes);
+        a.policy.includes.clone_from(&source.includes);
+        a.policy.before_pass.clone_from(&source.before_pass);
         a.policy.max_deleted_percent = source.max_deleted_percent;
     }
     let listed = remains.gpus.iter().find(|listed| listed.gpu == whose.gpu);

@@ -15,7 +15,7 @@ use warmspare_domain::observed::{
     AgentReport, BoundTo, DiskSeen, GpuSeen, Observed, PassTrouble, PauseCause, PointsSeen, RescueSeen, RestoreSeen,
     Seen, StandbySeen,
 };
-use warmspare_domain::policy::{Failover, SupersededGpu, WhenDeletedAtVast};
+use warmspare_domain::policy::{Failover, Policy, SupersededGpu, WhenDeletedAtVast};
 use warmspare_domain::problem::ProblemKind;
 use warmspare_domain::reason::Reason;
 use warmspare_domain::warrant::Ground;
@@ -1156,6 +1156,30 @@ fn guards_halt_by_name_and_a_person_resumes() {
             Reason::Steady,
         ),
     ]);
+}
+
+#[test]
+fn every_rule_that_the_agent_must_know_is_told_to_it_anew() {
+    let rows: [(&str, fn(&mut Policy), bool); 8] = [
+        ("source_path", |p| p.source_path = "/data".to_owned(), true),
+        ("excludes", |p| p.excludes.clear(), true),
+        ("includes", |p| p.includes.push("keep.tmp".to_owned()), true),
+        ("before_pass", |p| p.before_pass = "./dump.sh".to_owned(), true),
+        ("max_deleted_percent", |p| p.max_deleted_percent = 70, true),
+        ("bandwidth_kib_per_s", |p| p.bandwidth_kib_per_s = 100, true),
+        (
+            "retention",
+            |p| p.retention = warmspare_domain::units::Seconds(60),
+            false,
+        ),
+        ("max_disk_gb", |p| p.max_disk_gb = 500, false),
+    ];
+    for (name, change, told) in rows {
+        let mut wish = policy();
+        change(&mut wish);
+        let next = after(&protected(), &Event::PolicyChanged(Box::new(wish)));
+        assert_eq!(next.standby.binding == Binding::Stale, told, "{name}");
+    }
 }
 
 #[test]

@@ -270,8 +270,18 @@ pub const SETTINGS: &[Setting] = &[
     setting("source_path", "/workspace", "directory on the GPU that is copied"),
     setting(
         "excludes",
+        "caches that programs make again",
+        "rsync patterns that are not copied, separated by commas; `none` for none",
+    ),
+    setting(
+        "includes",
         "none",
-        "rsync patterns that are not copied, separated by commas",
+        "rsync patterns that are copied although an exclude fits them, too",
+    ),
+    setting(
+        "before_pass",
+        "none",
+        "shell command on the GPU, in source_path, before each pass: a database dump, for example",
     ),
     setting("lag_objective_s", "90", "lag in seconds beyond which health is bad"),
     setting(
@@ -387,7 +397,9 @@ impl Config {
             state_dir: read.path("state_dir").unwrap_or_else(default_state_dir),
             policy: Policy {
                 source_path: read.checked("source_path", "/workspace", check_path),
-                excludes: read.list("excludes"),
+                excludes: read.list_or("excludes", &Policy::DEFAULT_EXCLUDES),
+                includes: read.list_or("includes", &[]),
+                before_pass: read.checked("before_pass", "", check_command),
                 lag_objective: read.seconds("lag_objective_s", Policy::DEFAULT_LAG_OBJECTIVE),
                 max_deleted_percent: read.bounded("max_deleted_percent", Policy::DEFAULT_MAX_DELETED_PERCENT, 1..=100),
                 machine: MachineSpec {
@@ -609,6 +621,23 @@ pub fn check_path(text: &str) -> Result<(), String> {
     } else {
         Ok(())
     }
+}
+
+/// Whether this can run before each pass.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub fn check_command(text: &str) -> Result<(), String> {
+    if text.len() > Policy::LONGEST_COMMAND {
+        return Err(format!(
+            "it is longer than {} bytes: put it into a script on the GPU and name that",
+            Policy::LONGEST_COMMAND
+        ));
+    }
+    if text.contains('\0') {
+        return Err("it holds a zero byte: use a shell command such as ./dump.sh".to_owned());
+    }
+    Ok(())
 }
 
 fn check_resource(text: &str) -> Result<(), String> {

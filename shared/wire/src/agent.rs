@@ -7,7 +7,7 @@ use std::fmt::{self, Display, Formatter};
 use serde::{Deserialize, Serialize};
 pub use warmspare_domain::association::PointChoice;
 use warmspare_domain::halt::HaltReason;
-use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
+use warmspare_domain::ids::{AssociationId, CheckpointName, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
 
 /// The version of every message in this module.
@@ -74,6 +74,12 @@ pub struct Bind {
     pub max_deleted_percent: u8,
     /// rsync patterns that are not copied.
     pub excludes: Vec<String>,
+    /// rsync patterns that are copied although an exclude fits them, too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub includes: Vec<String>,
+    /// A shell command that runs on the GPU, in the directory that is copied, before each pass; empty for none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub before_pass: String,
     /// The most that a pass may take of the network, in KiB a second; 0 sets no limit. A last-gasp pass knows none.
     #[serde(default)]
     pub bandwidth_kib_per_s: u32,
@@ -364,6 +370,12 @@ pub struct Source {
     pub path: String,
     /// rsync patterns that are not copied.
     pub excludes: Vec<String>,
+    /// rsync patterns that are copied all the same.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub includes: Vec<String>,
+    /// The command that runs before each pass; empty for none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub before_pass: String,
     /// A pass that would remove more than this share of the files halts.
     pub max_deleted_percent: u8,
 }
@@ -462,6 +474,9 @@ pub struct PassReport {
     /// Changes that this full scan found and the watcher had not told of.
     #[serde(default, skip_serializing_if = "is_default")]
     pub missed: u64,
+    /// Why the command that runs before each pass failed, for a person. The pass went on without it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub command_failed: Option<String>,
 }
 
 /// What a pass looked at.
@@ -549,6 +564,9 @@ pub struct RecoveryPoint {
     pub files: u64,
     /// Their size.
     pub bytes: Bytes,
+    /// The checkpoints that it holds as they were when they were named.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub checkpoints: Vec<CheckpointName>,
 }
 
 /// What changed between two recovery points.

@@ -40,6 +40,7 @@ fn point() -> RecoveryPoint {
         epoch: Epoch::FIRST,
         files: 20_000,
         bytes: Bytes(1 << 30),
+        checkpoints: vec![],
     }
 }
 
@@ -54,6 +55,8 @@ fn calls() -> Vec<Call> {
             accept: Accept::Nothing,
             max_deleted_percent: 50,
             excludes: vec!["/cache/".into()],
+            includes: vec![],
+            before_pass: String::new(),
             bandwidth_kib_per_s: 20_000,
             gpu: None,
         }),
@@ -120,6 +123,7 @@ fn full_status() -> Status {
             point: RecoveryPointId::at(AT),
             scope: PassScope::Everything,
             missed: 0,
+            command_failed: None,
         }),
         last_failure: Some(PassFailure {
             at: AT,
@@ -196,6 +200,8 @@ fn status_with_source() -> Answer {
             host: host(),
             path: "/workspace".into(),
             excludes: vec!["*.tmp".into()],
+            includes: vec![],
+            before_pass: String::new(),
             max_deleted_percent: 50,
         }),
         restore_target: Some(RestoreTarget {
@@ -384,4 +390,54 @@ fn fields_that_came_with_the_watcher_are_written_and_read_as_ever() {
 fn the_source_is_told_to_whoever_lost_the_record() {
     check("agent-answer-source-1.json", &status_with_source());
     check("agent-calls-gpu-1.json", &calls_with_gpu());
+}
+
+#[test]
+fn fields_that_came_with_checkpoints_are_written_and_read_as_ever() {
+    let selects = |call: Call| match call.request {
+        Request::Bind(bind) => Some(Request::Bind(Bind {
+            includes: vec!["/keep.tmp".into()],
+            before_pass: "./dump.sh".into(),
+            ..bind
+        })),
+        Request::Restore(restore) => Some(Request::Restore(Restore {
+            point: PointChoice::Checkpoint("epoch-12".parse().unwrap()),
+            ..restore
+        })),
+        Request::Prepare
+        | Request::Sync(_)
+        | Request::Status
+        | Request::RecoveryPoints
+        | Request::Compare(_)
+        | Request::Rescue(_)
+        | Request::AuthorizeDownload(_) => None,
+    };
+    let calls: Vec<_> = calls().into_iter().filter_map(selects).map(Call::new).collect();
+    let status = full_status();
+    let named = RecoveryPoint {
+        checkpoints: vec!["epoch-12".parse().unwrap()],
+        ..point()
+    };
+    let report = status.last_complete.clone().map(|report| PassReport {
+        command_failed: Some("exit code 7".into()),
+        ..report
+    });
+    let source = Source {
+        gpu: None,
+        host: host(),
+        path: "/workspace".into(),
+        excludes: vec!["*.tmp".into()],
+        includes: vec!["/keep.tmp".into()],
+        before_pass: "./dump.sh".into(),
+        max_deleted_percent: 50,
+    };
+    let answers = [
+        Answer::new(Outcome::Status(Box::new(Status {
+            last_complete: report,
+            source: Some(source),
+            ..status
+        }))),
+        Answer::new(Outcome::RecoveryPoints(vec![named])),
+    ];
+    check("agent-checkpoints-1.json", &(calls, answers));
 }

@@ -328,6 +328,8 @@ pub(super) fn change_policy(a: &mut Association, policy: &Policy) -> Reason {
             }
             let same_source = a.policy.source_path == policy.source_path
                 && a.policy.excludes == policy.excludes
+                && a.policy.includes == policy.includes
+                && a.policy.before_pass == policy.before_pass
                 && a.policy.max_deleted_percent == policy.max_deleted_percent
                 && a.policy.bandwidth_kib_per_s == policy.bandwidth_kib_per_s;
             if !same_source {

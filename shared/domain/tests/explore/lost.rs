@@ -222,6 +222,8 @@ fn source(agent: &Agent, agents: Agents) -> BoundSource {
         },
         path: "/workspace".to_owned(),
         excludes: Vec::new(),
+        includes: Vec::new(),
+        before_pass: String::new(),
         max_deleted_percent: 50,
     }
 }

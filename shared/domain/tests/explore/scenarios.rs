@@ -218,6 +218,8 @@ fn one_zone() -> Policy {
     Policy {
         source_path: "/workspace".to_owned(),
         excludes: Vec::new(),
+        includes: Vec::new(),
+        before_pass: String::new(),
         lag_objective: Policy::DEFAULT_LAG_OBJECTIVE,
         max_deleted_percent: Policy::DEFAULT_MAX_DELETED_PERCENT,
         machine: MachineSpec {

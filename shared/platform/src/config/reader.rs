@@ -142,6 +142,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A list; `none` is the empty one.
+    pub(super) fn list_or(&mut self, name: &str, default: &[&str]) -> Vec<String> {
+        match self.list(name) {
+            given if given.is_empty() => default.iter().map(ToString::to_string).collect(),
+            given if given == ["none"] => Vec::new(),
+            given => given,
+        }
+    }
+
     pub(super) fn list(&mut self, name: &str) -> Vec<String> {
         let text = self.text(name).unwrap_or_default();
         text.split([',', '\n'])

@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use warmspare_domain::association::{Association, Link, Phase, PointChoice};
 use warmspare_domain::event::{Destination, Event, Subject};
-use warmspare_domain::ids::{GpuId, RecoveryPointId};
+use warmspare_domain::ids::{GpuId, InvalidName, RecoveryPointId};
 use warmspare_domain::policy::StandbyProvider;
 use warmspare_domain::reason::Reason;
 use warmspare_domain::units::{MicroUsd, Timestamp};
@@ -196,8 +196,14 @@ async fn recovery_points(
 #[serde(deny_unknown_fields)]
 struct CompareWish {
     from: RecoveryPointId,
-    to: Option<RecoveryPointId>,
+    to: Option<String>,
     at_most: Option<u64>,
+}
+
+/// The latest unless something else is named: an id, or a checkpoint.
+fn point_choice(text: Option<&str>) -> Result<PointChoice, Failure> {
+    let choice = text.map_or(Ok(PointChoice::Latest), str::parse);
+    choice.map_err(|error: InvalidName| Failure::bad_request(error.to_string()))
 }
 
 /// How many changes are listed unless the caller says otherwise.
@@ -213,7 +219,7 @@ async fn compare_recovery_points(
     let a = app.known(&gpu).await?;
     let request = Request::Compare(Compare {
         from: wish.from,
-        to: wish.to.map_or(PointChoice::Latest, PointChoice::Id),
+        to: point_choice(wish.to.as_deref())?,
         at_most: wish.at_most.unwrap_or(CHANGES_LISTED),
     });
     let outcome = app.question(&a, request).await?;
@@ -269,7 +275,7 @@ async fn fail(
 struct RestoreWish {
     onto: Option<GpuId>,
     rent: Option<RentTerms>,
-    point: Option<RecoveryPointId>,
+    point: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -304,7 +310,7 @@ async fn restore(
             ));
         }
     };
-    let point = wish.point.map_or(PointChoice::Latest, PointChoice::Id);
+    let point = point_choice(wish.point.as_deref())?;
     app.ask(&a, &Event::RestoreRequested { point, destination }).await
 }
 
@@ -314,7 +320,7 @@ async fn restore(
 struct DownloadWish {
     public_key: String,
     hours: Option<u32>,
-    point: Option<RecoveryPointId>,
+    point: Option<String>,
 }
 
 /// How to pull it.
@@ -353,7 +359,7 @@ async fn download(
         )));
     };
     let until = app.reconciler.world().clock.now() + Duration::from_secs(u64::from(hours) * 3600);
-    let point = wish.point.map_or(PointChoice::Latest, PointChoice::Id);
+    let point = point_choice(wish.point.as_deref())?;
     let request = Request::AuthorizeDownload(AuthorizeDownload {
         public_key: wish.public_key,
         until,

@@ -6,7 +6,9 @@ use warmspare_domain::health::{Grade, health};
 use warmspare_domain::ids::{AssociationId, Epoch, GpuId, StandbyName, Zone};
 use warmspare_domain::policy::Policy;
 use warmspare_domain::units::{Bytes, MicroUsd, Timestamp};
-use warmspare_wire::agent::{PassActivity, Progress, RecoveryPoint, RestoreActivity, Status, Traffic, Watcher};
+use warmspare_wire::agent::{
+    PassActivity, PassReport, Progress, RecoveryPoint, RestoreActivity, Status, Traffic, Watcher,
+};
 
 use crate::pulse::Pulse;
 
@@ -39,6 +41,8 @@ pub struct AssociationView {
     pub latest_recovery_point: Option<RecoveryPoint>,
     /// How many recovery points there are.
     pub recovery_points: u64,
+    /// The last complete pass: what it looked at, which files keep an older version, whether the command before it failed.
+    pub last_pass: Option<PassReport>,
     /// The pass under way.
     pub pass: Option<Progress>,
     /// The restore job.
@@ -127,6 +131,7 @@ impl AssociationView {
             lag_ms: lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
             latest_recovery_point: status.and_then(|status| status.points.latest.clone()),
             recovery_points: status.map_or(0, |status| status.points.count),
+            last_pass: status.and_then(|status| status.last_complete.clone()),
             pass: status.and_then(|status| match status.pass {
                 PassActivity::Idle => None,
                 PassActivity::Running { progress, .. } => Some(progress),

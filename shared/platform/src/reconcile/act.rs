@@ -145,6 +145,8 @@ impl Reconciler {
             },
             max_deleted_percent: a.policy.max_deleted_percent,
             excludes: a.policy.excludes.clone(),
+            includes: a.policy.includes.clone(),
+            before_pass: a.policy.before_pass.clone(),
             bandwidth_kib_per_s: a.policy.bandwidth_kib_per_s,
             gpu: Some(gpu),
         };

@@ -314,6 +314,8 @@ fn standby_remains(row: LabelledStandby, endpoint: &Endpoint, status: &Status) -
             gpu: place(source.gpu, &source.host),
             path: source.path.clone(),
             excludes: source.excludes.clone(),
+            includes: source.includes.clone(),
+            before_pass: source.before_pass.clone(),
             max_deleted_percent: source.max_deleted_percent,
         }),
         restore_target: status

@@ -251,6 +251,8 @@ fn association() -> Association {
     let policy = Policy {
         source_path: "/workspace".into(),
         excludes: Vec::new(),
+        includes: Vec::new(),
+        before_pass: String::new(),
         lag_objective: Policy::DEFAULT_LAG_OBJECTIVE,
         max_deleted_percent: 50,
         machine: MachineSpec {

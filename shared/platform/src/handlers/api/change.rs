@@ -4,7 +4,7 @@ use serde::Deserialize;
 use warmspare_domain::policy::{Failover, Policy, SupersededGpu, WhenDeletedAtVast};
 use warmspare_domain::units::{MicroUsd, Seconds};
 
-use crate::config::check_path;
+use crate::config::{check_command, check_path};
 
 /// A change of the rules.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -14,6 +14,10 @@ pub struct PolicyChange {
     pub source_path: Option<String>,
     /// See [`Policy::excludes`].
     pub excludes: Option<Vec<String>>,
+    /// See [`Policy::includes`].
+    pub includes: Option<Vec<String>>,
+    /// See [`Policy::before_pass`].
+    pub before_pass: Option<String>,
     /// See [`Policy::lag_objective`].
     pub lag_objective_s: Option<u32>,
     /// See [`Policy::max_deleted_percent`].
@@ -56,17 +60,25 @@ impl PolicyChange {
             check_path(path).map_err(|fix| format!("source_path `{}` cannot be used: {fix}", path.escape_default()))?;
             next.source_path.clone_from(path);
         }
-        if let Some(excludes) = &self.excludes {
-            if let Some(bad) = excludes
+        for (patterns, setting) in [
+            (&self.excludes, &mut next.excludes),
+            (&self.includes, &mut next.includes),
+        ] {
+            let Some(patterns) = patterns else { continue };
+            if let Some(bad) = patterns
                 .iter()
                 .find(|pattern| pattern.is_empty() || pattern.chars().any(char::is_control))
             {
                 return Err(format!(
-                    "the exclude `{}` is empty or has control characters",
+                    "the pattern `{}` is empty or has control characters",
                     bad.escape_default()
                 ));
             }
-            next.excludes.clone_from(excludes);
+            setting.clone_from(patterns);
+        }
+        if let Some(command) = &self.before_pass {
+            check_command(command).map_err(|fix| format!("before_pass cannot be used: {fix}"))?;
+            next.before_pass.clone_from(command);
         }
         if let Some(percent) = self.max_deleted_percent {
             if !(1..=100).contains(&percent) {
