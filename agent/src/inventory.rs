@@ -50,10 +50,11 @@ pub enum Turn {
     Last,
 }
 
-/// At most this size counts as code or configuration. A tokenizer's vocabulary still fits; a checkpoint does not.
-const SMALL: u64 = 1 << 20;
+/// At most this size in bytes counts as code or configuration. A tokenizer's vocabulary still fits; a checkpoint does not.
+pub const SMALL: u64 = 1 << 20;
 
-const CACHES: [&[u8]; 8] = [
+/// Directories of what programs make again by themselves.
+pub const CACHES: [&[u8]; 8] = [
     b".cache",
     b"__pycache__",
     b"node_modules",

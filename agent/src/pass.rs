@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod dirty;
+mod seeding;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -33,6 +34,7 @@ use crate::watch::protocol::Changes;
 use crate::watching::{self, Haste, Plan, Seen, Watching, trusted};
 
 use self::checkpoints::Checkpoints;
+use self::seeding::Backlog;
 
 /// A pass, from its first look to its recovery point.
 pub struct Pass<'a> {
@@ -46,6 +48,7 @@ pub struct Pass<'a> {
     /// The checkpoints that were wanted before anything was copied.
     wanted: Vec<Wanted>,
     command_failed: Option<String>,
+    backlog: Option<Backlog>,
 }
 
 impl<'a> Pass<'a> {
@@ -73,6 +76,7 @@ impl<'a> Pass<'a> {
             under_way,
             wanted: Vec::new(),
             command_failed: None,
+            backlog: None,
         })
     }
 
@@ -140,12 +144,17 @@ impl<'a> Pass<'a> {
         // The first look goes on while rsync starts: what it finds decides before anything is kept, and starting a shell
         // on the GPU may take as long as a small pass. Where no watcher tells of checkpoints, it must have told of them before.
         let mut source = Watched::open(&self.machine, &self.binding.bind.source_path)?;
-        if told.is_none() {
-            let look = source.before()?.clone();
-            self.check(&look)?;
-            self.wanted = look.checkpoints;
+        if told.is_none() || self.base.is_none() {
+            let look = self.first_look(&mut source)?;
+            if told.is_none() {
+                self.wanted = look.checkpoints;
+            }
         }
-        let incoming = Incoming::prepare(self.dir, self.base.as_ref(), &Scope::Everything)?;
+        let mut incoming = Incoming::prepare(self.dir, self.base.as_ref(), &Scope::Everything)?;
+        let seeded = match &self.base {
+            None => self.seed(&mut incoming)?,
+            Some(_) => Transferred::default(),
+        };
         let compared = told
             .as_ref()
             .filter(|told| seen.is_some() && told.reply.changes == Changes::Complete);
@@ -159,12 +168,9 @@ impl<'a> Pass<'a> {
             let look = source.glance()?;
             look.map_or(Ok(()), |look| pass.check(look))
         });
-        let before = source.before()?.clone();
-        self.check(&before)?;
-        if before.rsync == RsyncThere::Missing {
-            return Err(source::no_rsync(&self.machine));
-        }
-        let transferred = self.hold(pulled, || source.after())?;
+        let before = self.first_look(&mut source)?;
+        let mut transferred = self.hold(pulled, || source.after())?;
+        transferred.absorb(&seeded);
         let mut fetched = self.settle(&incoming, &transferred, &before)?;
         if let Some(told) = compared {
             fetched.missed = missed_by(watching, told, &transferred);
@@ -179,6 +185,16 @@ impl<'a> Pass<'a> {
         });
         watching::remember(self.dir, now_seen)?;
         Ok(report)
+    }
+
+    /// The tree is ours, and can be read.
+    fn first_look(&self, source: &mut Watched) -> Result<Look, AgentError> {
+        let look = source.before()?.clone();
+        self.check(&look)?;
+        match look.rsync {
+            RsyncThere::Present => Ok(look),
+            RsyncThere::Missing => Err(source::no_rsync(&self.machine)),
+        }
     }
 
     /// What was pulled, if the tree was ours to the end.
@@ -213,7 +229,7 @@ impl<'a> Pass<'a> {
         let transfer = limit.apply(transfer.clone());
         transfer.run(self.dir, &self.machine, self.lock, |progress| {
             if let Some(progress) = progress {
-                under_way.progress = progress;
+                under_way.progress = self.backlog.map_or(progress, |backlog| backlog.progress(progress));
                 let _ = self.dir.note_pass(&under_way);
             }
             match glance(self) {

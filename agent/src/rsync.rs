@@ -63,6 +63,13 @@ pub struct Transferred {
     pub vanished: u64,
 }
 
+impl Transferred {
+    /// Adds what an earlier part of the same pass did. What could not be read then is for the later part to say.
+    pub fn absorb(&mut self, earlier: &Self) {
+        self.tally.absorb(&earlier.tally);
+    }
+}
+
 /// Whether the work is still wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
@@ -94,6 +101,23 @@ impl Transfer {
         // The beginnings of broken-off files are excluded too, and needed.
         transfer.push(format!("--filter=P {PARTIAL}/"));
         transfer.ends(from, with_slash(into))
+    }
+
+    /// As [`Self::pull`], of a part of the tree; nothing is deleted.
+    #[must_use]
+    pub fn pull_some(machine: &Machine, source_path: &str, filters: &[String], into: &Path) -> Self {
+        Self::from_a_gpu(machine.rsync_shell(), filters).ends(remote(machine, source_path), with_slash(into))
+    }
+
+    /// Counts the tree, and names what is missing here of the files above `small` bytes, with size and time; changes nothing.
+    #[must_use]
+    pub fn list_large(machine: &Machine, source_path: &str, filters: &[String], small: u64, into: &Path) -> Self {
+        let mut transfer = Self::from_a_gpu(machine.rsync_shell(), filters);
+        transfer.push("--dry-run");
+        transfer.push(format!("--min-size={}", small + 1));
+        // The last one counts.
+        transfer.push("--out-format=%i %l %M %n");
+        transfer.ends(remote(machine, source_path), with_slash(into))
     }
 
     /// Pulls the listed paths, deletions included, into a local directory that equals the tree in all others. `list` is a file of

@@ -51,6 +51,17 @@ pub enum Line {
 }
 
 impl Tally {
+    /// Adds what an earlier part of the same work changed and put on the wire; the totals of the tree are the later one's.
+    pub fn absorb(&mut self, earlier: &Self) {
+        self.differences += earlier.differences;
+        self.changed_files += earlier.changed_files;
+        self.created_files += earlier.created_files;
+        self.hard_links |= earlier.hard_links;
+        if let (Some(totals), Some(before)) = (&mut self.totals, earlier.totals) {
+            totals.wire_bytes = Bytes(totals.wire_bytes.0.saturating_add(before.wire_bytes.0));
+        }
+    }
+
     /// Takes in one line of standard output.
     pub fn read(&mut self, line: &str) -> Line {
         if let Some(item) = Item::read(line.trim_end()) {

@@ -126,7 +126,7 @@ fn a_killed_pass_is_reported_and_not_counted() {
 #[test]
 fn a_first_pass_that_is_killed_keeps_what_it_fetched() {
     let (mut gpu, standby) = bound();
-    gpu.wrap_rsync("", "hold");
+    gpu.wrap_rsync("", "hold_after_list");
     for n in 0..8 {
         write(&gpu.tree().join(format!("{n}")), vec![b'x'; 3 << 20]);
     }

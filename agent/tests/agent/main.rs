@@ -15,6 +15,7 @@ mod passes;
 mod random_trees;
 mod rescues;
 mod restores;
+mod seeding;
 mod single_flight;
 mod storage;
 mod streams;

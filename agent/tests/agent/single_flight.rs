@@ -18,7 +18,7 @@ fn write_durably(path: &std::path::Path, content: &str) {
 #[test]
 fn a_last_gasp_request_during_a_pass_saves_what_was_written_before_it() {
     let (mut gpu, standby) = bound();
-    gpu.wrap_rsync("", "hold");
+    gpu.wrap_rsync("", "hold_after_list");
     write(&gpu.tree().join("early"), "1");
     gpu.hold();
     let running = status_of(standby.try_sync(FIRST, Urgency::Due, 0));
@@ -42,7 +42,7 @@ fn a_last_gasp_request_during_a_pass_saves_what_was_written_before_it() {
 #[test]
 fn a_due_request_during_a_pass_reports_it_and_starts_no_other() {
     let (mut gpu, standby) = bound();
-    gpu.wrap_rsync("", "hold");
+    gpu.wrap_rsync("", "hold_after_list");
     write(&gpu.tree().join("early"), "1");
     gpu.hold();
     standby.try_sync(FIRST, Urgency::Due, 0);

@@ -170,12 +170,13 @@ impl Machine {
         );
     }
 
-    /// Puts a program in front of rsync on this machine: `before` runs first, `after` when rsync is done.
+    /// Puts a program in front of rsync on this machine: `before` runs first, `after` when rsync is done. There, `hold_after_list`
+    /// lets the list go by that a first pass begins with.
     pub fn wrap_rsync(&mut self, before: &str, after: &str) {
         let bin = self.place.path().join("bin");
         fs::create_dir_all(&bin).unwrap();
         let script = format!(
-            "#!/bin/sh\nhold() {{ echo $$ >> {0}/holding; while [ -e {0}/hold ]; do sleep 0.01; done; }}\n{before}\n/usr/bin/rsync \"$@\"\ncode=$?\n{after}\nexit $code\n",
+            "#!/bin/sh\nhold() {{ echo $$ >> {0}/holding; while [ -e {0}/hold ] && [ ! -e {0}/go-$$ ]; do sleep 0.01; done; }}\nhold_after_list() {{ if [ -e {0}/listed ]; then hold; else touch {0}/listed; fi; }}\n{before}\n/usr/bin/rsync \"$@\"\ncode=$?\n{after}\nexit $code\n",
             self.place.path().display()
         );
         write(&bin.join("rsync"), script);
@@ -195,6 +196,15 @@ impl Machine {
         eventually("rsync was held", || {
             self.place.path().join("holding").exists().then_some(())
         });
+    }
+
+    /// Lets the rsync that waits go on, and the next one wait.
+    pub fn release_once(&self) {
+        let waiting = fs::read_to_string(self.place.path().join("holding")).unwrap();
+        self.hold();
+        for pid in waiting.lines() {
+            fs::write(self.place.path().join(format!("go-{pid}")), "").unwrap();
+        }
     }
 
     pub fn release(&self) {
