@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use warmspare_domain::association::{Association, Phase};
+use warmspare_domain::association::{Association, Phase, Space};
 use warmspare_domain::ids::AssociationId;
 
 use crate::associations::read_many;
@@ -13,9 +13,10 @@ use crate::ports::{AssociationStore, StoreError, Version, Versioned};
 /// Reads through, but answers from memory what a listing just said is still that version.
 ///
 /// # Guarantees
-/// Only protected associations without a superseded GPU are answered from memory: of those the rules order and delete nothing, a sync carries its epoch
-/// and is refused by the agent when it is old, and a decision on an older version loses the race at the store. A superseded GPU may be due to be
-/// destroyed, and by now be the one that the data was restored onto: what is destroyed is never decided from memory.
+/// Only protected associations without a superseded GPU and with room on their disk are answered from memory: of those the rules order and delete
+/// nothing, a sync carries its epoch and is refused by the agent when it is old, and a decision on an older version loses the race at the store. A
+/// superseded GPU may be due to be destroyed, and by now be the one that the data was restored onto; a short disk is due to grow, and may by now have
+/// grown, or have another cap. What is destroyed or paid for is never decided from memory.
 pub struct Recalled {
     store: Arc<dyn AssociationStore>,
     memory: Mutex<Memory>,
@@ -74,8 +75,7 @@ impl Recalled {
         let memory = self.locked();
         let read = memory.read.get(&id)?;
         let fresh = memory.listed.get(&id) == Some(&read.version);
-        let calm = matches!(read.association.phase, Phase::Protected) && read.association.superseded.is_empty();
-        (fresh && calm).then(|| read.clone())
+        (fresh && is_calm(&read.association)).then(|| read.clone())
     }
 
     fn remember(&self, association: &Association, version: &Version) {
@@ -99,6 +99,13 @@ impl Recalled {
         // A panic elsewhere cannot leave the maps half-written.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether nothing but fenced passes can follow from it.
+fn is_calm(association: &Association) -> bool {
+    matches!(association.phase, Phase::Protected)
+        && association.superseded.is_empty()
+        && association.standby.disk.space == Space::Enough
 }
 
 #[async_trait]
@@ -213,6 +220,23 @@ mod tests {
         let elsewhere = counting.update(&association, &version).await.unwrap();
         let (reads, read) = beat(&recalled, &counting).await;
         assert_eq!((reads, read.version), (1, elsewhere), "it changed again");
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_due_to_grow_is_always_read() {
+        let counting = Arc::new(Counting::default());
+        let recalled = Recalled::over(Arc::clone(&counting) as Arc<dyn AssociationStore>);
+        let mut association = fixture(7);
+        association.phase = Phase::Protected;
+        association.standby.disk.space = Space::Short;
+        let version = counting.create(&association).await.unwrap();
+        assert_eq!(beat(&recalled, &counting).await.0, 1);
+        assert_eq!(beat(&recalled, &counting).await.0, 1, "it may have grown by now");
+
+        association.standby.disk.space = Space::Enough;
+        counting.update(&association, &version).await.unwrap();
+        assert_eq!(beat(&recalled, &counting).await.0, 1, "it has grown");
+        assert_eq!(beat(&recalled, &counting).await.0, 0, "and is calm again");
     }
 
     #[tokio::test]
