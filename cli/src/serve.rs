@@ -69,7 +69,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let reconciler = Reconciler::new(world, reconcile_settings(&config));
     let (nudges, nudged) = Nudges::new();
     let mut app = App::new(&config, reconciler.clone(), Arc::new(nudges));
-    app.examiner = Some(Arc::new(Examiner::local(&config).await));
+    app.examiner = Some(Arc::new(Examiner::local(&config)));
     let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| {
         format!(
             "cannot listen on {}; is another `warmspare serve` running?",

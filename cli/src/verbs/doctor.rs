@@ -46,7 +46,7 @@ impl Doctor {
 
     async fn examine_here(&self, file: Option<&Path>) -> anyhow::Result<Report> {
         let config = settings::load(file)?;
-        let examiner = Examiner::local(&config).await;
+        let examiner = Examiner::local(&config);
         Ok(Report::of(examiner.examine(self.test_webhook).await))
     }
 

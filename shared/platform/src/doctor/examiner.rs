@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::OnceCell;
 
 use super::{Examine, Finding, bucket, local, project, vast};
 use crate::adapters::directory::DirectoryAssociations;
@@ -29,23 +30,27 @@ enum Store {
     Bucket(BucketPlace),
 }
 
+/// Where credentials for Google come from.
+enum Access {
+    /// Found at the first examination that needs them; a search that failed is made again by the next.
+    Found(OnceCell<Arc<dyn TokenSource>>),
+    Given(Arc<dyn TokenSource>),
+}
+
 /// Examines one deployment by its settings.
 pub struct Examiner {
     config: Config,
-    tokens: Result<Arc<dyn TokenSource>, TokenError>,
+    access: Access,
     store: Store,
 }
 
 impl Examiner {
-    /// For one local process: its directory, and the credentials that `serve` would find.
-    pub async fn local(config: &Config) -> Self {
-        let found = match &config.gcp.credentials {
-            Some(path) => GoogleCredentials::from_key_file(path),
-            None => GoogleCredentials::find().await,
-        };
+    /// For one local process: its directory, and the credentials that `serve` would find. Looks for nothing yet.
+    #[must_use]
+    pub fn local(config: &Config) -> Self {
         Self {
             config: config.clone(),
-            tokens: found.map(|tokens| Arc::new(tokens) as Arc<dyn TokenSource>),
+            access: Access::Found(OnceCell::new()),
             store: Store::Directory,
         }
     }
@@ -55,9 +60,24 @@ impl Examiner {
     pub fn functions(config: &Config, tokens: Arc<dyn TokenSource>, bucket: BucketPlace) -> Self {
         Self {
             config: config.clone(),
-            tokens: Ok(tokens),
+            access: Access::Given(tokens),
             store: Store::Bucket(bucket),
         }
+    }
+
+    async fn tokens(&self) -> Result<&Arc<dyn TokenSource>, TokenError> {
+        let found = match &self.access {
+            Access::Given(tokens) => return Ok(tokens),
+            Access::Found(found) => found,
+        };
+        let find = || async {
+            let credentials = match &self.config.gcp.credentials {
+                Some(path) => GoogleCredentials::from_key_file(path)?,
+                None => GoogleCredentials::find().await?,
+            };
+            Ok(Arc::new(credentials) as Arc<dyn TokenSource>)
+        };
+        found.get_or_try_init(find).await
     }
 
     async fn google(&self) -> Vec<Finding> {
@@ -67,9 +87,9 @@ impl Examiner {
                 "not needed: no gcp_project is set, new standbys are at Vast",
             )];
         }
-        let tokens = match &self.tokens {
+        let tokens = match self.tokens().await {
             Ok(tokens) => tokens,
-            Err(error) => return vec![Finding::broken("google", report::chain(error))],
+            Err(error) => return vec![Finding::broken("google", report::chain(&error))],
         };
         if let Err(error) = tokens.token().await {
             let why = report::chain(&error);
