@@ -93,6 +93,16 @@ impl VastStandbys {
         })
     }
 
+    /// Everything that carries the label; that there is nothing is believed when two reads say so.
+    async fn find_surely(&self, label: &StandbyLabel) -> Result<Rows, ProviderError> {
+        let rows = self.find(label).await?;
+        if !rows.is_empty() {
+            return Ok(rows);
+        }
+        // One list that misses a row is no proof (`vast-api.md` §12, rule 3): renting on it would rent twice.
+        self.find(label).await
+    }
+
     /// Everything that carries the label, in one complete read: the machines, and those of which only the disk is left.
     async fn find(&self, label: &StandbyLabel) -> Result<Rows, ProviderError> {
         let (machine, disk) = (label.to_string(), disk_label(label).to_string());
@@ -138,12 +148,7 @@ fn disk_label(label: &StandbyLabel) -> StandbyLabel {
 #[async_trait]
 impl Standbys for VastStandbys {
     async fn look(&self, standby: &StandbyRef) -> Result<StandbyLook, ProviderError> {
-        let label = self.label(standby)?;
-        let mut rows = self.find(&label).await?;
-        if rows.is_empty() {
-            // One list that misses a row is no proof (`vast-api.md` §12, rule 3).
-            rows = self.find(&label).await?;
-        }
+        let rows = self.find_surely(&self.label(standby)?).await?;
         let machine = match rows.machines.first() {
             Some(row) => Observed::Present(self.seen(row).await?),
             None => Observed::Absent,
@@ -163,7 +168,7 @@ impl Standbys for VastStandbys {
         machine: &MachineSpec,
     ) -> Result<(), ProviderError> {
         let label = self.label(standby)?;
-        let rows = self.find(&label).await?;
+        let rows = self.find_surely(&label).await?;
         if !rows.machines.is_empty() {
             return Ok(());
         }
