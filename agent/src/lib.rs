@@ -24,6 +24,7 @@ pub mod guard;
 pub mod identity;
 pub mod incoming;
 pub mod inventory;
+pub mod link;
 pub mod live;
 pub mod module;
 pub mod observer;

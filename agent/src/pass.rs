@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::Timestamp;
@@ -23,6 +24,7 @@ use crate::error::AgentError;
 use crate::fetched::Fetched;
 use crate::guard::{self, Deletions};
 use crate::incoming::{self, Incoming, Scope, Start};
+use crate::link;
 use crate::observer::Told;
 use crate::recovery_points::{self, Sharing};
 use crate::reserve;
@@ -226,8 +228,9 @@ impl<'a> Pass<'a> {
     ) -> Result<Transferred, AgentError> {
         let mut under_way = self.under_way.clone();
         let limit = bandwidth::limit(self.dir, self.binding.bind.bandwidth_kib_per_s, under_way.number)?;
-        let transfer = limit.apply(transfer.clone());
-        transfer.run(self.dir, &self.machine, self.lock, |progress| {
+        let transfer = link::apply(self.dir, limit.apply(transfer.clone()));
+        let began = Instant::now();
+        let done = transfer.run(self.dir, &self.machine, self.lock, |progress| {
             if let Some(progress) = progress {
                 under_way.progress = self.backlog.map_or(progress, |backlog| backlog.progress(progress));
                 let _ = self.dir.note_pass(&under_way);
@@ -240,7 +243,13 @@ impl<'a> Pass<'a> {
                 }
                 Ok(()) | Err(_) => still_bound(self.dir, self.binding.revision),
             }
-        })
+        })?;
+        link::note(
+            self.dir,
+            done.tally.totals.unwrap_or_default().wire_bytes,
+            began.elapsed(),
+        );
+        Ok(done)
     }
 
     fn transfer(&self, incoming: &Incoming) -> Transfer {

@@ -373,3 +373,21 @@ fn a_limited_pass_keeps_to_its_limit_and_makes_way_for_the_last_gasp() {
     assert!(began.elapsed() < std::time::Duration::from_secs(20), "it crawled on");
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
 }
+
+#[test]
+fn what_comes_slowly_is_compressed_on_its_way() {
+    for (limit, slow) in [(6000, true), (0, false)] {
+        let (gpu, standby) = bound();
+        let limited = Bind {
+            bandwidth_kib_per_s: limit,
+            ..standby.bind_request(&gpu, FIRST)
+        };
+        crate::support::status_of(standby.call(Request::Bind(limited)));
+        write(&gpu.tree().join("noise"), crate::support::noise(16 << 20));
+        standby.pass(FIRST);
+        write(&gpu.tree().join("log"), "loss 0.1\n".repeat(2 << 20));
+        let report = standby.pass(FIRST).last_complete.unwrap();
+        assert_eq!(report.wire_bytes.0 < 4 << 20, slow, "{}", report.wire_bytes);
+        assert_same_tree(&gpu.tree(), &standby.newest_tree());
+    }
+}

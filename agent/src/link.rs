@@ -1,0 +1,68 @@
+//! How fast the GPU's link is, as the last large transfer found it: what comes slowly is compressed on its way.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use warmspare_domain::units::Bytes;
+
+use crate::data_dir::DataDir;
+use crate::process;
+use crate::rsync::Transfer;
+
+/// Below this many bytes a second a link is slow: there zstd costs less than a tenth of one core, and on a faster one the GPU's time is worth more.
+const SLOW: u64 = 8 << 20;
+
+/// Less than this says nothing about a link.
+const ENOUGH: (Bytes, Duration) = (Bytes(8 << 20), Duration::from_secs(1));
+
+const FILE: &str = "link.json";
+
+/// `link.json`: the last large transfer's rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Link {
+    bytes_per_second: u64,
+}
+
+/// The transfer as it suits the link. Both ends agree on zstd, or on what the older one has. Source: rsync(1) 3.2.7, --compress.
+#[must_use]
+pub fn apply(dir: &DataDir, transfer: Transfer) -> Transfer {
+    let link = dir.read_passing_json::<Link>(&dir.file(FILE));
+    match link {
+        Some(link) if link.bytes_per_second < SLOW => transfer.with("--compress"),
+        Some(_) | None => transfer,
+    }
+}
+
+/// Notes how fast a transfer was.
+pub fn note(dir: &DataDir, wire: Bytes, took: Duration) {
+    if wire < ENOUGH.0 || took < ENOUGH.1 {
+        return;
+    }
+    let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+    let bytes_per_second = wire.0.saturating_mul(1000) / millis;
+    if let Err(error) = dir.write_passing_json(&dir.file(FILE), &Link { bytes_per_second }) {
+        process::log(&error.message());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_large_transfer_tells_and_the_last_one_counts() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(place.path()).unwrap();
+        let rate = || {
+            dir.read_passing_json::<Link>(&dir.file(FILE))
+                .map(|link| link.bytes_per_second)
+        };
+        note(&dir, Bytes(1 << 20), Duration::from_secs(100));
+        note(&dir, Bytes(64 << 20), Duration::from_millis(900));
+        assert_eq!(rate(), None);
+        note(&dir, Bytes(16 << 20), Duration::from_secs(4));
+        assert_eq!(rate(), Some(4 << 20));
+        note(&dir, Bytes(64 << 20), Duration::from_secs(2));
+        assert_eq!(rate(), Some(32 << 20));
+    }
+}
