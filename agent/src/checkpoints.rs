@@ -140,10 +140,10 @@ pub fn wanted_in(tree: &Path) -> Vec<Wanted> {
     found.into_iter().filter(small).filter_map(read).take(MOST).collect()
 }
 
-// A file that is newer than the request changed after it. Fixed text; tree, ids and paths come over standard input.
+// A file that is newer than the request changed after it; so did, for all we know, one that nothing can be said of. Fixed text; tree, ids and paths come over standard input.
 const CHANGED: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p || exit 91; cd \"$p\" || exit 92; d=.warmspare/checkpoints; \
     while IFS= read -r i && IFS= read -r f; do \
-    [ -n \"$(find \"./$f\" -newer \"$d/$i.wanted\" 2>/dev/null)\" ] && echo \"changed $i\"; done; echo checked'";
+    n=$(find \"./$f\" -newer \"$d/$i.wanted\" 2>/dev/null) && [ -z \"$n\" ] || echo \"changed $i\"; done; echo checked'";
 
 const ANSWER: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p || exit 91; cd \"$p/.warmspare/checkpoints\" || exit 92; \
     while IFS= read -r i && IFS= read -r k && IFS= read -r w; do \

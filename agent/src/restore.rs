@@ -71,7 +71,8 @@ fn accept(dir: &DataDir, restore: &Restore) -> Result<u64, AgentError> {
     }
     check_epoch(&binding, before.as_ref(), restore)?;
     let (attempt, same) = match before {
-        Some(job) => (job.attempt, Some(job).filter(|job| is_same(job, restore))),
+        Some(job) if is_same(dir, &job, restore)? => (job.attempt, Some(job)),
+        Some(job) => (job.attempt, None),
         None => (0, None),
     };
     let job = match same {
@@ -115,16 +116,18 @@ fn check_epoch(binding: &BindingFile, before: Option<&RestoreFile>, restore: &Re
     Ok(())
 }
 
-fn is_same(job: &RestoreFile, restore: &Restore) -> bool {
+fn is_same(dir: &DataDir, job: &RestoreFile, restore: &Restore) -> Result<bool, AgentError> {
     use warmspare_wire::agent::PointChoice;
     let point = match &restore.point {
         // The latest when the job began: a resumed job must not change its mind half-way.
         PointChoice::Latest => true,
         PointChoice::Id(id) => *id == job.point,
-        // As it was when the job began, too: the name may have been given again.
-        PointChoice::Checkpoint(_) => true,
+        // Nor when the name was given again meanwhile.
+        PointChoice::Checkpoint(name) => recovery_points::list(dir)?
+            .iter()
+            .any(|point| point.point.id == job.point && point.holds(name)),
     };
-    point && job.epoch == restore.epoch && job.target == restore.target && job.target_path == restore.target_path
+    Ok(point && job.epoch == restore.epoch && job.target == restore.target && job.target_path == restore.target_path)
 }
 
 /// The job as the world is told.

@@ -45,10 +45,17 @@ impl Pass<'_> {
                 .extend(point.map(|point| (wanted, Fate::Kept(point.point.id.clone()))));
         }
         let fresh: Vec<Wanted> = fresh.into_iter().map(|(_, wanted)| wanted).collect();
-        let changed = checkpoints::changed_since(&self.machine, &self.binding.bind.source_path, &fresh)?;
+        let changed = match checkpoints::changed_since(&self.machine, &self.binding.bind.source_path, &fresh) {
+            Ok(changed) => changed,
+            // The GPU may have stopped right after it gave everything: that pass is worth more than a name.
+            Err(error) => {
+                process::log(&format!("checkpoints keep waiting: {}", error.message()));
+                return Ok(judged);
+            }
+        };
         for wanted in fresh {
             let changed = changed.contains(&wanted.id);
-            let reason = changed.then(|| "a file of it changed before it was copied".to_owned());
+            let reason = changed.then(|| "a file of it changed or went before it was copied".to_owned());
             match reason.or_else(|| wanted.differs(tree)) {
                 None => judged.held.push(wanted),
                 Some(reason) => judged.answers.push((wanted, Fate::Missed(reason))),

@@ -1,6 +1,7 @@
 //! What naming a checkpoint promises, and what runs before a pass.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -338,4 +339,37 @@ fn an_include_wins_over_an_exclude() {
     write(&gpu.tree().join("cache/models/deep/n"), "new");
     expect("pass over changes");
     assert!(there("cache/models/deep/n") && !there("cache/pip/y"));
+}
+
+#[test]
+fn a_command_may_end_as_ssh_does_when_it_cannot_connect() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("a"), "1");
+    let bind = Bind {
+        before_pass: "echo ran >> runs; exit 255".into(),
+        ..standby.bind_request(&gpu, FIRST)
+    };
+    status_of(standby.call(Request::Bind(bind)));
+    let report = standby.pass(FIRST).last_complete.unwrap();
+    assert!(report.command_failed.is_some());
+    let runs = fs::read_to_string(standby.newest_tree().join("runs")).unwrap();
+    assert_eq!(runs.lines().count(), 1, "it ran more than once");
+}
+
+#[test]
+fn a_gpu_that_cannot_be_asked_any_more_costs_the_name_and_not_the_pass() {
+    let (mut gpu, standby) = bound();
+    gpu.wrap_rsync("", "");
+    let find = gpu.place.path().join("bin/find");
+    write(&find, "#!/bin/sh\nkill -9 $PPID\n");
+    fs::set_permissions(&find, fs::Permissions::from_mode(0o755)).unwrap();
+    write(&gpu.tree().join("model.pt"), "epoch 1");
+    ask(&gpu.tree(), "epoch-1", &["model.pt"]);
+    standby.pass(FIRST);
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+    assert!(names(&standby.points()).concat().is_empty());
+    // It keeps waiting for one that can.
+    fs::remove_file(&find).unwrap();
+    standby.pass(FIRST);
+    assert_eq!(names(&standby.points()).concat(), ["epoch-1"]);
 }

@@ -1160,7 +1160,8 @@ fn guards_halt_by_name_and_a_person_resumes() {
 
 #[test]
 fn every_rule_that_the_agent_must_know_is_told_to_it_anew() {
-    let rows: [(&str, fn(&mut Policy), bool); 8] = [
+    type Change = fn(&mut Policy);
+    let rows: [(&str, Change, bool); 8] = [
         ("source_path", |p| p.source_path = "/data".to_owned(), true),
         ("excludes", |p| p.excludes.clear(), true),
         ("includes", |p| p.includes.push("keep.tmp".to_owned()), true),
