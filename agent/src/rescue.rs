@@ -117,8 +117,13 @@ pub fn activity(dir: &DataDir) -> Result<RescueActivity, AgentError> {
         return Ok(RescueActivity::Never);
     };
     let loss = job.request.loss;
+    let abandoned = job.stage == RescueStage::Running && !dir.is_locked(RESCUE_LOCK)? && !is_young(dir);
+    // A worker notes its end before it lets go of the lock: only what still says so now tells of a kill.
+    if abandoned && dir.rescue_file()?.is_some_and(|now| now != job) {
+        return activity(dir);
+    }
     Ok(match job.stage {
-        RescueStage::Running if !dir.is_locked(RESCUE_LOCK)? && !is_young(dir) => RescueActivity::Failed {
+        RescueStage::Running if abandoned => RescueActivity::Failed {
             loss,
             attempts: job.attempts,
             at: clock::now(),

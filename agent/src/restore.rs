@@ -142,6 +142,10 @@ pub fn activity(dir: &DataDir, job: RestoreFile) -> Result<RestoreActivity, Agen
     Ok(match job.stage {
         RestoreStage::Running(step) => {
             if !dir.is_locked(RESTORE_LOCK)? && !is_young(dir, &job) {
+                // A worker notes its end before it lets go of the lock: only what still says so now tells of a kill.
+                if let Some(now) = dir.restore_file()?.filter(|now| *now != job) {
+                    return activity(dir, now);
+                }
                 return Ok(RestoreActivity::Failed {
                     epoch: job.epoch,
                     at: clock::now(),
@@ -364,4 +368,53 @@ impl<'a> Job<'a> {
 
 fn association(dir: &DataDir) -> Result<AssociationId, AgentError> {
     Ok(dir.binding()?.ok_or(AgentError::NotBound)?.association())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use warmspare_domain::ids::{Epoch, RecoveryPointId};
+    use warmspare_wire::agent::Host;
+
+    #[test]
+    fn a_job_that_ended_while_it_was_looked_at_is_not_taken_for_killed() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(place.path()).unwrap();
+        let running = RestoreFile {
+            schema: state::SCHEMA,
+            attempt: 1,
+            epoch: Epoch::FIRST.next(),
+            point: RecoveryPointId::at(clock::now()),
+            target: Host {
+                address: "203.0.113.7".into(),
+                port: 22,
+                user: "root".into(),
+            },
+            target_path: "/workspace".into(),
+            started_at: clock::now(),
+            stage: RestoreStage::Running(RestoreStep::Copying),
+            target_gpu: None,
+        };
+        dir.write_json(&dir.file("restore-worker.json"), &1).unwrap();
+        let failed = RestoreStage::Failed {
+            at: clock::now(),
+            message: "cannot reach 203.0.113.7".into(),
+        };
+        let told = |stored: &RestoreFile| {
+            dir.save_restore_file(stored).unwrap();
+            let told = activity(&dir, running.clone()).unwrap();
+            let RestoreActivity::Failed { message, .. } = told else {
+                panic!("{told:?}");
+            };
+            message
+        };
+        assert!(told(&running).contains("killed"));
+        assert!(
+            told(&RestoreFile {
+                stage: failed,
+                ..running.clone()
+            })
+            .contains("cannot reach")
+        );
+    }
 }
