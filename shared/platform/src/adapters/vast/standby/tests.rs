@@ -23,6 +23,8 @@ struct Vast {
     log: String,
     /// The answer to an order, when it is not the usual one, and whether the instance comes to be all the same.
     odd_order: Option<(Reply, bool)>,
+    /// How many lists to come miss every row.
+    short_lists: u32,
 }
 
 type Shared = Arc<Mutex<Vast>>;
@@ -53,7 +55,10 @@ fn answer(vast: &Shared, request: &Recorded) -> Reply {
     ) {
         ("GET", "instances") => {
             let filters = serde_json::from_str(request.query("select_filters")).unwrap();
-            let rows: Vec<_> = vast.rows.iter().filter(|row| wanted(row, &filters)).cloned().collect();
+            let short = vast.short_lists > 0;
+            vast.short_lists = vast.short_lists.saturating_sub(1);
+            let there = vast.rows.iter().filter(|row| !short && wanted(row, &filters));
+            let rows: Vec<_> = there.cloned().collect();
             ok(json!({"success": true, "total_instances": rows.len(), "instances": rows, "next_token": null}))
         }
         ("POST", "bundles") => ok(json!({"offers": vast.offers})),
@@ -109,6 +114,7 @@ async fn small_vast(rows: Vec<Value>, offers: Vec<Value>) -> (Shared, FakeServer
         log: "hello\n2026 warmspare-host-key ssh-ed25519 AAAAold\nwarmspare-host-key ssh-ed25519 AAAAnew root@box\n"
             .to_owned(),
         odd_order: None,
+        short_lists: 0,
     }));
     let shared = Arc::clone(&vast);
     let own = Arc::new(Mutex::new(String::new()));
@@ -191,6 +197,15 @@ async fn the_order_is_on_demand_labelled_and_never_made_twice() {
         onstart.len() <= 4048 && onstart.contains("AAAAC3NzaC1lZDI1NTE5AAAAIabc"),
         "{onstart}"
     );
+}
+
+#[tokio::test]
+async fn a_list_that_misses_the_standby_once_does_not_rent_another() {
+    let (vast, server) = small_vast(vec![], vec![offer(2, 0.06), offer(1, 0.05)]).await;
+    create(&server).await.unwrap();
+    vast.lock().unwrap().short_lists = 1;
+    create(&server).await.unwrap();
+    assert_eq!(orders(&server).len(), 1);
 }
 
 #[tokio::test]
