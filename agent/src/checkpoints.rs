@@ -143,18 +143,18 @@ pub fn wanted_in(tree: &Path) -> Vec<Wanted> {
 // A file that is newer than the request changed after it; so did, for all we know, one that nothing can be said of. Fixed text; tree, ids and paths come over standard input.
 const CHANGED: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p || exit 91; cd \"$p\" || exit 92; d=.warmspare/checkpoints; \
     while IFS= read -r i && IFS= read -r f; do \
-    n=$(find \"./$f\" -newer \"$d/$i.wanted\" 2>/dev/null) && [ -z \"$n\" ] || echo \"changed $i\"; done; echo checked'";
+    n=$(find \"./$f\" -newer \"$d/$i.wanted\" 2>/dev/null) && [ -z \"$n\" ] || printf \"changed %s %s\\n\" \"$i\" \"$f\"; done; echo checked'";
 
 const ANSWER: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p || exit 91; cd \"$p/.warmspare/checkpoints\" || exit 92; \
     while IFS= read -r i && IFS= read -r k && IFS= read -r w; do \
     printf \"%s\\n\" \"$w\" > \".$i.new\" && mv -f \".$i.new\" \"$i.$k\" && rm -f \"$i.wanted\"; done; \
     find . -type f -mtime +1 ! -name \"*.wanted\" -exec rm -f {} + 2>/dev/null; exit 0'";
 
-/// The ids of those whose files changed on the GPU after they were named.
+/// Files that changed on the GPU after they were named, with the ids of their checkpoints.
 ///
 /// # Errors
 /// When the machine cannot be reached, or answers something else.
-pub fn changed_since(machine: &Machine, tree: &str, wanted: &[Wanted]) -> Result<Vec<String>, AgentError> {
+pub fn changed_since(machine: &Machine, tree: &str, wanted: &[Wanted]) -> Result<Vec<(String, String)>, AgentError> {
     let mut input = format!("{tree}\n");
     for (wanted, file) in wanted.iter().flat_map(|w| w.files.iter().map(move |file| (w, file))) {
         input.push_str(&format!("{}\n{}\n", wanted.id, file.path));
@@ -166,8 +166,10 @@ pub fn changed_since(machine: &Machine, tree: &str, wanted: &[Wanted]) -> Result
             "the GPU does not say whether checkpoints changed".into(),
         ));
     }
-    let changed = text.lines().filter_map(|line| line.strip_prefix("changed "));
-    Ok(changed.map(str::to_owned).collect())
+    let changed = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("changed ")?.split_once(' '));
+    Ok(changed.map(|(id, file)| (id.to_owned(), file.to_owned())).collect())
 }
 
 /// Tells the GPU what became of them.

@@ -54,8 +54,8 @@ impl Pass<'_> {
             }
         };
         for wanted in fresh {
-            let changed = changed.contains(&wanted.id);
-            let reason = changed.then(|| "a file of it changed or went before it was copied".to_owned());
+            let changed = changed.iter().find(|(id, _)| *id == wanted.id);
+            let reason = changed.map(|(_, file)| format!("{file} changed or went before it was copied"));
             match reason.or_else(|| wanted.differs(tree)) {
                 None => judged.held.push(wanted),
                 Some(reason) => judged.answers.push((wanted, Fate::Missed(reason))),

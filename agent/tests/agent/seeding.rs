@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{PassActivity, Urgency};
 
-use crate::support::{Machine, assert_same_tree, bound, eventually, grow_rich_tree, kill, noise, read_tree, write};
+use crate::support::{
+    Machine, Standby, assert_same_tree, bound, eventually, grow_rich_tree, kill, noise, read_tree, write,
+};
 
 const FIRST: Epoch = Epoch::FIRST;
 
@@ -107,16 +109,23 @@ fn a_first_pass_that_is_killed_in_any_part_goes_on() {
     for part in 0..4 {
         gpu.wrap_rsync("", "hold");
         gpu.hold();
-        standby.try_sync(FIRST, Urgency::Due, 0);
         for _ in 0..part {
-            gpu.wait_until_held();
+            held(&gpu, &standby);
             gpu.release_once();
         }
-        gpu.wait_until_held();
+        held(&gpu, &standby);
         standby.workers().into_iter().for_each(kill);
         gpu.release();
         eventually("the last worker ended", || standby.workers().is_empty().then_some(()));
     }
     standby.pass(FIRST);
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
+}
+
+/// Asks as the control plane does, again and again, until rsync waits: what was just killed may hold its lock for another moment.
+fn held(gpu: &Machine, standby: &Standby) {
+    eventually("rsync was held", || {
+        standby.try_sync(FIRST, Urgency::Due, 0);
+        gpu.is_held().then_some(())
+    });
 }

@@ -193,9 +193,11 @@ impl Machine {
 
     /// Waits until the wrapped rsync waits.
     pub fn wait_until_held(&self) {
-        eventually("rsync was held", || {
-            self.place.path().join("holding").exists().then_some(())
-        });
+        eventually("rsync was held", || self.is_held().then_some(()));
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.place.path().join("holding").exists()
     }
 
     /// Lets the rsync that waits go on, and the next one wait.
