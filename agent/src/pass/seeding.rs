@@ -16,8 +16,8 @@ use crate::rsync::{Transfer, Transferred};
 use crate::rsync_output::Totals;
 use crate::tree::{self, Census};
 
-/// Below both of these the order does not matter: it is done in seconds.
-const FEW: (u64, Bytes) = (5_000, Bytes(64 << 20));
+/// With less than this in large files the order does not matter: nothing keeps the rest waiting, and each part costs a listing of the tree.
+const WORTH_IT: u64 = 32 << 20;
 
 /// Large files travel newest first, so many bytes at once: a checkpoint goes alone, and thousands of images do not take thousands of calls.
 const BATCH: u64 = 1 << 30;
@@ -116,14 +116,16 @@ impl Pass<'_> {
             wire_bytes: totals.wire_bytes,
             ..Totals::default()
         });
-        if totals.files < FEW.0 && totals.bytes < FEW.1 {
+        let named = listed.tally.named.iter();
+        let large: Vec<Large> = named.filter_map(|(line, _)| Large::read(line)).collect();
+        if large.iter().map(|file| file.size).sum::<u64>() < WORTH_IT {
             return Ok(seeded);
         }
         incoming.start = Start::Resumed;
         let backlog = (totals.files, totals.bytes);
         let code = [without_caches(), code_only(), vec![format!("--max-size={SMALL}")]].concat();
         self.part(incoming, backlog, Part::Some, &self.some(incoming, &code), &mut seeded)?;
-        for names in batches(listed.tally.named.iter().filter_map(|(line, _)| Large::read(line))) {
+        for names in batches(large) {
             let list = changes::write_list(self.dir, &names)?;
             let bind = &self.binding.bind;
             let filters = self.binding.filters();
@@ -184,8 +186,7 @@ fn code_only() -> Vec<String> {
         .collect()
 }
 
-fn batches(large: impl Iterator<Item = Large>) -> Vec<Vec<PathBuf>> {
-    let mut large: Vec<Large> = large.collect();
+fn batches(mut large: Vec<Large>) -> Vec<Vec<PathBuf>> {
     large.sort_by(|a, b| b.modified.cmp(&a.modified).then_with(|| a.name.cmp(&b.name)));
     let (mut batches, mut open, mut bytes) = (Vec::new(), Vec::new(), 0_u64);
     for file in large {
@@ -214,7 +215,7 @@ mod tests {
             b"9000000 2026/11/24-08:01:45 ../../etc/passwd",
             b"garbage",
         ];
-        let found = batches(lines.into_iter().filter_map(Large::read));
+        let found = batches(lines.into_iter().filter_map(Large::read).collect());
         let expected: [&[&str]; 2] = [&["runs/new one.pt"], &["line\nbreak", "old.pt"]];
         let expected = expected.map(|names| names.iter().map(PathBuf::from).collect::<Vec<_>>());
         assert_eq!(found, expected);
