@@ -141,8 +141,13 @@ fn add(root: &Path, path: &Path, files: &mut Vec<NamedFile>) -> Result<(), Check
     if found.is_dir() {
         let mut inside: Vec<_> = fs::read_dir(&real)?.flatten().map(|entry| entry.path()).collect();
         inside.sort();
-        // What a symbolic link in it points to is no part of it.
-        inside.retain(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() || found.is_file()));
+        // What a symbolic link in it points to is no part of it, and what is ours is never copied.
+        inside.retain(|path| {
+            let ours = path
+                .strip_prefix(root)
+                .is_ok_and(|below| below.starts_with(MARKER_DIRECTORY));
+            !ours && fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() || found.is_file())
+        });
         return inside.iter().try_for_each(|path| add(root, path, files));
     }
     let name = below.to_str().filter(|name| is_plain(name));
@@ -171,9 +176,11 @@ fn make_room(place: &Path) {
     waiting.sort();
     let too_many = (waiting.len() + 1).saturating_sub(MOST);
     for (_, path) in waiting.into_iter().take(too_many) {
-        eprintln!(
-            "{MOST} checkpoints wait for a standby already: the oldest is no longer asked for. Is the standby there?"
-        );
+        let reason =
+            format!("{MOST} newer checkpoints wait for a standby, this one no longer does. Is the standby there?");
+        eprintln!("{reason}");
+        // Whoever waits for it must not wait in vain.
+        let _ = fs::write(path.with_extension(MISSED), reason);
         let _ = fs::remove_file(path);
     }
 }

@@ -135,7 +135,8 @@ pub fn wanted_in(tree: &Path) -> Vec<Wanted> {
         .filter(|path| path.extension().is_some_and(|end| end == WANTED))
         .collect();
     found.sort();
-    let small = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.len() <= LONGEST as u64);
+    // Reading a pipe would never end.
+    let small = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() <= LONGEST as u64);
     let read = |path: PathBuf| fs::read(path).ok().and_then(|bytes| Wanted::read(&bytes));
     found.into_iter().filter(small).filter_map(read).take(MOST).collect()
 }
@@ -145,10 +146,12 @@ const CHANGED: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p || exit 91;
     while IFS= read -r i && IFS= read -r f; do \
     n=$(find \"./$f\" -newer \"$d/$i.wanted\" 2>/dev/null) && [ -z \"$n\" ] || printf \"changed %s %s\\n\" \"$i\" \"$f\"; done; echo checked'";
 
-const ANSWER: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p || exit 91; cd \"$p/.warmspare/checkpoints\" || exit 92; \
-    while IFS= read -r i && IFS= read -r k && IFS= read -r w; do \
+// Old answers are cleared away, and nothing else that may lie there: never where a link leads.
+const ANSWER: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p && cd \"$p\" || exit 91; [ -L .warmspare ] && exit 92; \
+    [ -L .warmspare/checkpoints ] && exit 92; cd .warmspare/checkpoints || exit 92; \
+    h=????????????????????????????????; while IFS= read -r i && IFS= read -r k && IFS= read -r w; do \
     printf \"%s\\n\" \"$w\" > \".$i.new\" && mv -f \".$i.new\" \"$i.$k\" && rm -f \"$i.wanted\"; done; \
-    find . -type f -mtime +1 ! -name \"*.wanted\" -exec rm -f {} + 2>/dev/null; exit 0'";
+    find . -maxdepth 1 -type f -mtime +1 \\( -name \"$h.kept\" -o -name \"$h.missed\" -o -name \".$h.new\" \\) -exec rm -f {} + 2>/dev/null; exit 0'";
 
 /// Files that changed on the GPU after they were named, with the ids of their checkpoints.
 ///
@@ -175,7 +178,7 @@ pub fn changed_since(machine: &Machine, tree: &str, wanted: &[Wanted]) -> Result
 /// Tells the GPU what became of them.
 ///
 /// # Errors
-/// When the machine cannot be reached.
+/// When the machine cannot be reached, or has no place for answers.
 pub fn answer(machine: &Machine, tree: &str, fates: &[(Wanted, Fate)]) -> Result<(), AgentError> {
     let mut input = format!("{tree}\n");
     for (wanted, fate) in fates {
@@ -185,7 +188,13 @@ pub fn answer(machine: &Machine, tree: &str, fates: &[(Wanted, Fate)]) -> Result
         };
         input.push_str(&format!("{}\n{kind}\n{words}\n", wanted.id));
     }
-    machine.run(ANSWER, input.as_bytes()).map(|_| ())
+    match machine.run(ANSWER, input.as_bytes())?.code {
+        Some(0) => Ok(()),
+        code => Err(AgentError::Rsync(format!(
+            "{} cannot be told of its checkpoints, exit code {code:?}",
+            machine.shown()
+        ))),
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::checkpoints::Wanted;
+use crate::checkpoints::{MOST, Wanted};
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::process::SELF;
@@ -185,7 +185,7 @@ fn understand(reply: Reply, paths: &[u8], wire_bytes: u64) -> Result<Told, Faile
             known.push(path);
         }
     }
-    if !reply.checkpoints.iter().all(Wanted::is_sound) {
+    if reply.checkpoints.len() > MOST || !reply.checkpoints.iter().all(Wanted::is_sound) {
         return Err(wrong());
     }
     known.sort();

@@ -248,11 +248,14 @@ fn a_script_that_nobody_answers_is_told_so() {
         output.status.code() == Some(4) && said.contains("stays asked for"),
         "{output:?}"
     );
-    // A standby that is away for long does not fill the GPU's disk; the newest wait.
+    // A standby that is away for long does not fill the GPU's disk; the newest wait, and the others hear of it.
+    let oldest = wanted(&gpu.tree()).pop().unwrap();
     for n in 0..40 {
         ask(&gpu.tree(), &format!("epoch-{n}"), &[]);
     }
     assert!(wanted(&gpu.tree()).len() <= 16);
+    let told = fs::read_to_string(oldest.with_extension("missed")).unwrap();
+    assert!(told.contains("no longer"), "{told}");
 }
 
 #[test]
@@ -372,4 +375,76 @@ fn a_gpu_that_cannot_be_asked_any_more_costs_the_name_and_not_the_pass() {
     fs::remove_file(&find).unwrap();
     standby.pass(FIRST);
     assert_eq!(names(&standby.points()).concat(), ["epoch-1"]);
+}
+
+fn age(path: &Path) {
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(5 * 24 * 3600);
+    fs::File::open(path).unwrap().set_modified(long_ago).unwrap();
+}
+
+#[test]
+fn only_old_answers_of_ours_are_cleared_away() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("model.pt"), "epoch 1");
+    let place = gpu.tree().join(".warmspare/checkpoints");
+    let id = "0a".repeat(16);
+    let rows = [
+        (format!("{id}.kept"), false),
+        (format!("{id}.missed"), false),
+        ("notes.kept".to_owned(), true),
+        ("model.pt".to_owned(), true),
+        (format!("deep/{id}.kept"), true),
+    ];
+    for (name, _) in &rows {
+        write(&place.join(name), "x");
+        age(&place.join(name));
+    }
+    ask_and_pass(&gpu, &standby, "epoch-1", &["model.pt"]);
+    for (name, stays) in &rows {
+        assert_eq!(place.join(name).exists(), *stays, "{name}");
+    }
+}
+
+#[test]
+fn nothing_is_written_or_cleared_away_where_a_link_leads() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("model.pt"), "epoch 1");
+    let elsewhere = gpu.place.path().join("elsewhere");
+    let old = elsewhere.join(format!("{}.kept", "0a".repeat(16)));
+    write(&old, "x");
+    age(&old);
+    std::os::unix::fs::symlink(&elsewhere, gpu.tree().join(".warmspare/checkpoints")).unwrap();
+    ask(&gpu.tree(), "epoch-1", &["model.pt"]);
+    standby.pass(FIRST);
+    assert!(old.exists(), "a file behind a link was removed");
+    assert!(!wanted(&gpu.tree()).is_empty(), "it was answered behind a link");
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+}
+
+#[test]
+fn the_whole_tree_by_its_path_is_a_checkpoint_too() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("runs/model.pt"), "epoch 1");
+    standby.pass(FIRST);
+    let heard = ask_and_pass(&gpu, &standby, "all", &["."]);
+    assert!(heard.status.success(), "{heard:?}");
+}
+
+#[test]
+fn a_pipe_among_the_requests_stops_nobody() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("model.pt"), "epoch 1");
+    standby.pass(FIRST);
+    let pipe = gpu.tree().join(".warmspare/checkpoints/pipe.wanted");
+    fs::create_dir_all(pipe.parent().unwrap()).unwrap();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for watched in [true, false] {
+        if !watched {
+            fs::remove_file(&pipe).unwrap();
+            without_watcher(&gpu, &standby);
+            assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        }
+        let status = standby.pass(FIRST);
+        assert_eq!(matches!(status.watcher, Watcher::Missing { .. }), !watched);
+    }
 }
