@@ -49,8 +49,13 @@ pub fn limit(dir: &DataDir, per_s: u32, number: u64) -> Result<Limit, AgentError
 pub fn must_hurry(dir: &DataDir, limit: &Limit) -> bool {
     match limit {
         Limit::None => false,
-        Limit::Kib { number, .. } => dir
-            .wanted()
-            .is_ok_and(|wanted| wanted.is_some_and(|wanted| wanted.last_gasp > *number)),
+        Limit::Kib { number, .. } => is_overtaken(dir, *number),
     }
+}
+
+/// Whether a last-gasp pass was asked for after the request of this number.
+#[must_use]
+pub fn is_overtaken(dir: &DataDir, number: u64) -> bool {
+    dir.wanted()
+        .is_ok_and(|wanted| wanted.is_some_and(|wanted| wanted.last_gasp > number))
 }

@@ -119,7 +119,13 @@ impl<'a> Pass<'a> {
         if bind.before_pass.is_empty() || self.haste == Haste::LastGasp {
             return Ok(None);
         }
-        before_pass::run(&self.machine, &bind.source_path, &bind.before_pass)
+        before_pass::run(&self.machine, &bind.source_path, &bind.before_pass, &|| {
+            if bandwidth::is_overtaken(self.dir, self.under_way.number) {
+                Wish::Stop("the last-gasp pass has no time for the command before a pass")
+            } else {
+                still_bound(self.dir, self.binding.revision)
+            }
+        })
     }
 
     fn attempt(&mut self, watching: &mut Watching) -> Result<PassReport, AgentError> {

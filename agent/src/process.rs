@@ -13,12 +13,16 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
+use crate::rsync::Wish;
 
 /// This program, also after a newer one was put in its place.
 pub const SELF: &str = "/proc/self/exe";
 
 /// The hidden verb that ties a program's life to its parent's.
 pub const TIED: &str = "tied";
+
+/// How often the caller may look whether the work is still wanted.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// What a program that ended left.
 #[derive(Debug)]
@@ -36,6 +40,19 @@ pub struct Finished {
 /// # Errors
 /// When it cannot be started, or does not end in time.
 pub fn run(command: &mut Command, input: &[u8], deadline: Duration) -> Result<Finished, AgentError> {
+    run_while(command, input, deadline, &|| Wish::GoOn)
+}
+
+/// As [`run`], for as long as it is wanted.
+///
+/// # Errors
+/// As [`run`]; also when it is no longer wanted.
+pub fn run_while(
+    command: &mut Command,
+    input: &[u8],
+    deadline: Duration,
+    wish: &dyn Fn() -> Wish,
+) -> Result<Finished, AgentError> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command
         .stdin(Stdio::piped())
@@ -48,20 +65,24 @@ pub fn run(command: &mut Command, input: &[u8], deadline: Duration) -> Result<Fi
     let writer = thread::spawn(move || stdin.map(|mut pipe| pipe.write_all(&input)));
     let stdout = drain(child.stdout.take());
     let stderr = drain(child.stderr.take());
-    let status = wait_until(&mut child, Instant::now() + deadline)?;
-    if status.is_none() {
+    let until = Instant::now() + deadline;
+    let (mut status, mut wanted) = (None, Wish::GoOn);
+    while status.is_none() && wanted == Wish::GoOn && Instant::now() < until {
+        status = wait_until(&mut child, until.min(Instant::now() + GLANCE))?;
+        wanted = wish();
+    }
+    let Some(status) = status else {
         let _ = child.kill();
         let _ = child.wait();
-    }
+        // Its pipes are not waited for: over a kept connection the master holds them until the other machine's end has ended, too.
+        return Err(AgentError::Interrupted(match wanted {
+            Wish::Stop(reason) => reason.to_owned(),
+            Wish::GoOn => format!("{name} did not end within {} s", deadline.as_secs()),
+        }));
+    };
     let _ = writer.join();
     let stdout = stdout.join().unwrap_or_default();
     let stderr = String::from_utf8_lossy(&stderr.join().unwrap_or_default()).into_owned();
-    let Some(status) = status else {
-        return Err(AgentError::Interrupted(format!(
-            "{name} did not end within {} s",
-            deadline.as_secs()
-        )));
-    };
     Ok(Finished {
         code: status.code(),
         stdout,

@@ -14,6 +14,7 @@ use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::identity::IDENTITY;
 use crate::process::{self, Finished, cannot_start};
+use crate::rsync::Wish;
 use crate::session::Session;
 
 const KNOWN_HOSTS: &str = "known_hosts";
@@ -38,8 +39,6 @@ pub struct Answered {
     pub code: Option<i32>,
     /// Its standard output.
     pub stdout: Vec<u8>,
-    /// Its standard error, as text.
-    pub stderr: String,
 }
 
 /// Whether a connection is known to work.
@@ -196,27 +195,29 @@ impl Machine {
     /// # Errors
     /// As [`Self::connect`]; also when the connection breaks.
     pub fn run(&self, fixed_command: &'static str, input: &[u8]) -> Result<Answered, AgentError> {
-        self.run_within(fixed_command, input, COMMAND_LIMIT)
+        self.run_while(fixed_command, input, COMMAND_LIMIT, &|| Wish::GoOn)
     }
 
-    /// As [`Self::run`], for commands that take longer.
+    /// As [`Self::run`], with a limit of its own, and for as long as it is wanted.
     ///
     /// # Errors
-    /// As [`Self::run`].
-    pub fn run_within(
+    /// As [`Self::run`]; also when it is no longer wanted.
+    pub fn run_while(
         &self,
         fixed_command: &'static str,
         input: &[u8],
         limit: Duration,
+        wish: &dyn Fn() -> Wish,
     ) -> Result<Answered, AgentError> {
-        let finished = self.attempt(fixed_command, input, limit)?;
+        let attempt = || process::run_while(&mut self.command(fixed_command), input, limit, wish);
+        let finished = attempt()?;
         if finished.code != Some(255) {
             return Ok(answered(finished));
         }
         // The kept connection may have died with the machine's last life: once more over a fresh one.
         self.disconnect();
         self.connect()?;
-        let finished = self.attempt(fixed_command, input, limit)?;
+        let finished = attempt()?;
         if finished.code == Some(255) {
             return Err(self.failure(&finished.stderr));
         }
@@ -229,9 +230,7 @@ impl Machine {
     /// When ssh cannot be started.
     pub fn open(&self, fixed_command: &'static str) -> Result<Session, AgentError> {
         let child = self
-            .ssh(&self.options(KNOWN_HOSTS, "yes"))
-            .args(self.mux_options("no"))
-            .args(["--", &self.host.address, fixed_command])
+            .command(fixed_command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -324,14 +323,12 @@ impl Machine {
         }
     }
 
-    fn attempt(&self, fixed_command: &'static str, input: &[u8], limit: Duration) -> Result<Finished, AgentError> {
-        process::run(
-            self.ssh(&self.options(KNOWN_HOSTS, "yes"))
-                .args(self.mux_options("no"))
-                .args(["--", &self.host.address, fixed_command]),
-            input,
-            limit,
-        )
+    fn command(&self, fixed_command: &'static str) -> Command {
+        let mut command = self.ssh(&self.options(KNOWN_HOSTS, "yes"));
+        command
+            .args(self.mux_options("no"))
+            .args(["--", &self.host.address, fixed_command]);
+        command
     }
 
     fn is_connected(&self) -> bool {
@@ -450,7 +447,6 @@ fn answered(finished: Finished) -> Answered {
     Answered {
         code: finished.code,
         stdout: finished.stdout,
-        stderr: finished.stderr,
     }
 }
 

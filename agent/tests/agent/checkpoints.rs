@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, SystemTime};
 
 use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{Bind, PointChoice, RecoveryPoint, Request, Restore, RestoreActivity, Urgency, Watcher};
@@ -39,6 +40,14 @@ fn wanted(tree: &Path) -> Vec<std::path::PathBuf> {
     let mut found: Vec<_> = listing.flatten().map(|entry| entry.path()).collect();
     found.retain(|path| path.extension().is_some_and(|end| end == "wanted"));
     found
+}
+
+fn bind_command(gpu: &Machine, standby: &Standby, command: &str) {
+    let bind = Bind {
+        before_pass: command.into(),
+        ..standby.bind_request(gpu, FIRST)
+    };
+    status_of(standby.call(Request::Bind(bind)));
 }
 
 fn names(points: &[RecoveryPoint]) -> Vec<Vec<&str>> {
@@ -262,11 +271,7 @@ fn a_script_that_nobody_answers_is_told_so() {
 fn the_command_runs_before_every_pass_and_what_it_writes_is_copied() {
     let (gpu, standby) = bound();
     let command = "printf '%s\\n' \"it's $HOME\" > \"dump 1\"\necho ran >> runs; cat";
-    let bind = Bind {
-        before_pass: command.into(),
-        ..standby.bind_request(&gpu, FIRST)
-    };
-    status_of(standby.call(Request::Bind(bind)));
+    bind_command(&gpu, &standby, command);
     for passes in 1..=3 {
         let status = standby.pass(FIRST);
         assert_eq!(status.last_complete.unwrap().command_failed, None);
@@ -291,17 +296,41 @@ fn the_command_runs_before_every_pass_and_what_it_writes_is_copied() {
 fn a_command_that_fails_is_named_and_the_pass_goes_on() {
     let (gpu, standby) = bound();
     write(&gpu.tree().join("a"), "1");
-    let bind = Bind {
-        before_pass: "echo no database >&2; exit 7".into(),
-        ..standby.bind_request(&gpu, FIRST)
-    };
-    status_of(standby.call(Request::Bind(bind)));
+    bind_command(&gpu, &standby, "echo no database >&2; exit 7");
     let report = standby.pass(FIRST).last_complete.unwrap();
     let reason = report.command_failed.expect("a reason");
     assert!(
         reason.contains("exit code 7") && reason.contains("no database"),
         "{reason}"
     );
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+}
+
+#[test]
+fn a_command_may_print_without_end_and_its_last_words_are_heard() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("a"), "1");
+    bind_command(
+        &gpu,
+        &standby,
+        "seq 1000000; seq 1000000 >&2; echo the very end >&2; exit 7",
+    );
+    let reason = standby.pass(FIRST).last_complete.unwrap().command_failed.unwrap();
+    assert!(
+        reason.contains("exit code 7") && reason.contains("the very end"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_command_under_way_makes_way_for_the_last_gasp() {
+    let (gpu, standby) = bound();
+    bind_command(&gpu, &standby, "touch started; sleep 100");
+    write(&gpu.tree().join("last"), "words");
+    standby.try_sync(FIRST, Urgency::Due, 0);
+    eventually("the command runs", || gpu.tree().join("started").exists().then_some(()));
+    let status = status_of(standby.try_sync(FIRST, Urgency::LastGasp, 25_000));
+    assert!(status.last_failure.is_none() && status.points.count == 1, "{status:#?}");
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
 }
 
@@ -348,11 +377,7 @@ fn an_include_wins_over_an_exclude() {
 fn a_command_may_end_as_ssh_does_when_it_cannot_connect() {
     let (gpu, standby) = bound();
     write(&gpu.tree().join("a"), "1");
-    let bind = Bind {
-        before_pass: "echo ran >> runs; exit 255".into(),
-        ..standby.bind_request(&gpu, FIRST)
-    };
-    status_of(standby.call(Request::Bind(bind)));
+    bind_command(&gpu, &standby, "echo ran >> runs; exit 255");
     let report = standby.pass(FIRST).last_complete.unwrap();
     assert!(report.command_failed.is_some());
     let runs = fs::read_to_string(standby.newest_tree().join("runs")).unwrap();
@@ -378,7 +403,7 @@ fn a_gpu_that_cannot_be_asked_any_more_costs_the_name_and_not_the_pass() {
 }
 
 fn age(path: &Path) {
-    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(5 * 24 * 3600);
+    let long_ago = SystemTime::now() - Duration::from_secs(5 * 24 * 3600);
     fs::File::open(path).unwrap().set_modified(long_ago).unwrap();
 }
 
