@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use warmspare_domain::ids::{CheckpointName, RecoveryPointId};
@@ -118,10 +118,7 @@ impl NamedFile {
 /// Whether a path is plain components only, in one line.
 #[must_use]
 pub fn is_plain(path: &str) -> bool {
-    let normal = Path::new(path)
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)));
-    normal && !path.is_empty() && !path.contains(['\n', '\0'])
+    tree::below(path.as_bytes(), &[]).is_some() && !path.contains(['\n', '\0'])
 }
 
 /// Every checkpoint that is wanted in a tree of this machine, at most [`MOST`].

@@ -2,10 +2,11 @@
 
 use std::io;
 
-use crate::guard::Tripped;
 use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::{AssociationId, Epoch};
 use warmspare_wire::agent::{PassFailureKind, Refusal, RefusalKind};
+
+use crate::guard::Tripped;
 
 /// Why a call or a pass did not succeed. Each text says what failed, how the data stands, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +111,14 @@ impl From<Tripped> for AgentError {
     }
 }
 
+/// The text of an error with its causes, for a person.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
 impl AgentError {
     /// An input/output error with what was tried; a full disk is its own outcome.
     pub fn io(doing: impl Into<String>, source: io::Error) -> Self {
@@ -125,14 +134,7 @@ impl AgentError {
     /// The text with its causes, for a person.
     #[must_use]
     pub fn message(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        with_causes(self)
     }
 
     /// The refusal that answers a call.

@@ -65,11 +65,17 @@ pub const CACHES: [&[u8]; 8] = [
     b"tmp",
 ];
 
+/// Whether a name below the root lies in, or is, one of [`CACHES`].
+#[must_use]
+pub fn is_cached(name: &[u8]) -> bool {
+    name.split(|byte| *byte == b'/').any(|part| CACHES.contains(&part))
+}
+
 impl Entry {
     /// When it is its turn.
     #[must_use]
     pub fn turn(&self) -> Turn {
-        if self.name.split(|byte| *byte == b'/').any(|part| CACHES.contains(&part)) {
+        if is_cached(&self.name) {
             Turn::Last
         } else if self.size <= SMALL {
             Turn::First

@@ -29,6 +29,7 @@ use crate::observer::Told;
 use crate::recovery_points::{self, Sharing};
 use crate::reserve;
 use crate::rsync::{Transfer, Transferred, Wish};
+use crate::rsync_output::Tally;
 use crate::source::{self, Look, RsyncThere, Tree, Watched};
 use crate::ssh::{Connection, Machine};
 use crate::state::{BindingFile, IncomingFile, PassUnderWay, PointFile, REQUEST_LOCK, Touched};
@@ -161,7 +162,7 @@ impl<'a> Pass<'a> {
         let mut incoming = Incoming::prepare(self.dir, self.base.as_ref(), &Scope::Everything)?;
         let seeded = match &self.base {
             None => self.seed(&mut incoming)?,
-            Some(_) => Transferred::default(),
+            Some(_) => Tally::default(),
         };
         let compared = told
             .as_ref()
@@ -178,7 +179,7 @@ impl<'a> Pass<'a> {
         });
         let before = self.first_look(&mut source)?;
         let mut transferred = self.hold(pulled, || source.after())?;
-        transferred.absorb(&seeded);
+        transferred.tally.absorb(&seeded);
         let mut fetched = self.settle(&incoming, &transferred, &before)?;
         if let Some(told) = compared {
             fetched.missed = missed_by(watching, told, &transferred);

@@ -174,11 +174,9 @@ pub fn retire_oldest(dir: &DataDir, now: Timestamp, keep: usize) -> Result<bool,
     let old = points.len().saturating_sub(keep);
     let named = thin::named(&points);
     let free = |point: &&PointFile| !held.contains(&point.point.id);
-    let nameless = points
-        .iter()
-        .take(old)
-        .find(|point| free(point) && !named.contains(&point.point.id));
-    match nameless.or_else(|| points.iter().take(old).find(free)) {
+    let free = points.iter().take(old).filter(free);
+    // Of equals the first, which is the oldest.
+    match free.min_by_key(|point| named.contains(&point.point.id)) {
         Some(point) => retire(dir, &point.point.id).map(|()| true),
         None => Ok(false),
     }

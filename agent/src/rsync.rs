@@ -63,13 +63,6 @@ pub struct Transferred {
     pub vanished: u64,
 }
 
-impl Transferred {
-    /// Adds what an earlier part of the same pass did. What could not be read then is for the later part to say.
-    pub fn absorb(&mut self, earlier: &Self) {
-        self.tally.absorb(&earlier.tally);
-    }
-}
-
 /// Whether the work is still wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {

@@ -51,7 +51,8 @@ pub enum Line {
 }
 
 impl Tally {
-    /// Adds what an earlier part of the same work changed and put on the wire; the totals of the tree are the later one's.
+    /// Adds what an earlier part of the same work changed and put on the wire; the totals of the tree are the later one's, and so is
+    /// what could not be read.
     pub fn absorb(&mut self, earlier: &Self) {
         self.differences += earlier.differences;
         self.changed_files += earlier.changed_files;

@@ -13,7 +13,7 @@ use warmspare_wire::agent::{
 use crate::call;
 use crate::checkpoint::{self, Answered};
 use crate::data_dir::DataDir;
-use crate::error::AgentError;
+use crate::error::{AgentError, with_causes};
 use crate::verify;
 
 /// Whether to print for people or for programs.
@@ -83,8 +83,7 @@ pub fn checkpoint(tree: Option<&Path>, name: &CheckpointName, paths: &[PathBuf],
     let asked = match checkpoint::ask(tree, name.clone(), paths) {
         Ok(asked) => asked,
         Err(error) => {
-            let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
-            eprintln!("{error}{cause}");
+            eprintln!("{}", with_causes(&error));
             return FAILED;
         }
     };

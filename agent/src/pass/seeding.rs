@@ -11,9 +11,9 @@ use super::Pass;
 use crate::changes;
 use crate::error::AgentError;
 use crate::incoming::{Incoming, Start};
-use crate::inventory::{CACHES, SMALL};
-use crate::rsync::{Transfer, Transferred};
-use crate::rsync_output::Totals;
+use crate::inventory::{CACHES, SMALL, is_cached};
+use crate::rsync::Transfer;
+use crate::rsync_output::{Tally, Totals};
 use crate::tree::{self, Census};
 
 /// With less than this in large files the order does not matter: nothing keeps the rest waiting, and each part costs a listing of the tree.
@@ -97,22 +97,22 @@ impl Large {
         let mut words = line.splitn(3, |byte| *byte == b' ');
         let size = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
         let modified = String::from_utf8(words.next()?.to_vec()).ok()?;
-        let name = tree::below(words.next()?, &[])?;
-        let cached = name.iter().any(|part| CACHES.contains(&part.as_encoded_bytes()));
-        (!cached).then_some(Self { modified, size, name })
+        let name = words.next().filter(|name| !is_cached(name))?;
+        let name = tree::below(name, &[])?;
+        Some(Self { modified, size, name })
     }
 }
 
 impl Pass<'_> {
     /// Fetches code and configuration, then large files, the newest first, then everything but caches.
-    pub(super) fn seed(&mut self, incoming: &mut Incoming) -> Result<Transferred, AgentError> {
-        let mut seeded = Transferred::default();
+    pub(super) fn seed(&mut self, incoming: &mut Incoming) -> Result<Tally, AgentError> {
+        let mut seeded = Tally::default();
         let listed = self.pull(&self.listing(incoming), |_| Ok(()))?;
         let Some(totals) = listed.tally.totals else {
             return Ok(seeded);
         };
         // What it lists it did not change.
-        seeded.tally.totals = Some(Totals {
+        seeded.totals = Some(Totals {
             wire_bytes: totals.wire_bytes,
             ..Totals::default()
         });
@@ -144,10 +144,10 @@ impl Pass<'_> {
         backlog: (u64, Bytes),
         part: Part,
         transfer: &Transfer,
-        seeded: &mut Transferred,
+        seeded: &mut Tally,
     ) -> Result<(), AgentError> {
         self.begin_part(incoming, backlog, part)?;
-        seeded.absorb(&self.pull(transfer, |_| Ok(()))?);
+        seeded.absorb(&self.pull(transfer, |_| Ok(()))?.tally);
         Ok(())
     }
 

@@ -68,7 +68,7 @@ fn print_remarks(last_pass: &Value) {
         .collect();
     if let Some(first) = kept.first() {
         println!(
-            "kept back        {} files keep their last good version, they changed while they were read: {}",
+            "kept back        {} files keep their last good version, they changed while they were read, or cannot be read: {}",
             kept.len(),
             first.escape_debug()
         );
