@@ -7,7 +7,8 @@ use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{Bind, PassActivity, PassFailureKind, Request, Urgency};
 
 use crate::support::{
-    Machine, Standby, assert_same_tree, bound, grow_rich_tree, is_root, read_tree, set_xattr, status_of, write,
+    Machine, Standby, assert_same_tree, bound, count_files, grow_rich_tree, is_root, read_tree, set_xattr, status_of,
+    write,
 };
 
 const FIRST: Epoch = Epoch::FIRST;
@@ -25,11 +26,7 @@ fn a_recovery_point_equals_the_source_in_everything() {
         "holes were filled: {} blocks",
         sparse.blocks()
     );
-    let files = read_tree(&gpu.tree())
-        .values()
-        .filter(|entry| entry.kind == 'f')
-        .count();
-    assert_eq!(status.last_complete.unwrap().files, files as u64);
+    assert_eq!(status.last_complete.unwrap().files, count_files(&gpu.tree()));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{PassScope, Urgency};
 
 use crate::support::{
-    Dice, Disk, Machine, Standby, assert_same_tree, descendants, eventually, kill, odd_names, read_tree, status_of,
+    Dice, Disk, Machine, Standby, assert_same_tree, count_files, descendants, eventually, kill, odd_names, status_of,
 };
 
 const FIRST: Epoch = Epoch::FIRST;
@@ -110,11 +110,7 @@ fn check(gpu: &Machine, standby: &Standby) -> PassScope {
     assert!(status.last_failure.is_none() && status.halt.is_none(), "{status:#?}");
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
     let report = status.last_complete.unwrap();
-    let files = read_tree(&gpu.tree())
-        .values()
-        .filter(|entry| entry.kind == 'f')
-        .count();
-    assert_eq!(report.files, files as u64, "{report:?}");
+    assert_eq!(report.files, count_files(&gpu.tree()), "{report:?}");
     report.scope
 }
 

@@ -7,7 +7,7 @@ use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{PassActivity, Urgency};
 
 use crate::support::{
-    Machine, Standby, assert_same_tree, bound, eventually, grow_rich_tree, kill, noise, read_tree, write,
+    Machine, Standby, assert_same_tree, bound, count_files, eventually, grow_rich_tree, kill, noise, write,
 };
 
 const FIRST: Epoch = Epoch::FIRST;
@@ -40,11 +40,7 @@ fn the_first_pass_of_a_large_tree_equals_the_source_in_everything() {
     let status = standby.pass(FIRST);
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
     let report = status.last_complete.unwrap();
-    let files = read_tree(&gpu.tree())
-        .values()
-        .filter(|entry| entry.kind == 'f')
-        .count();
-    assert_eq!((report.files, report.deleted_files), (files as u64, 0));
+    assert_eq!((report.files, report.deleted_files), (count_files(&gpu.tree()), 0));
     assert!(
         report.wire_bytes.0 > 80 << 20,
         "parts are not counted: {}",

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use warmspare_domain::ids::Epoch;
-use warmspare_wire::agent::{PassFailureKind, RestoreActivity};
+use warmspare_wire::agent::{PassFailureKind, RecoveryPoint, RestoreActivity};
 
-use crate::support::{Disk, Machine, Standby, assert_same_tree, grow_rich_tree, kill, read_tree, set_mtime, write};
+use crate::support::{
+    Disk, Machine, Standby, assert_same_tree, bound, grow_rich_tree, kill, read_tree, set_mtime, write,
+};
 
 const FIRST: Epoch = Epoch::FIRST;
 
@@ -123,10 +125,9 @@ fn thinned_points_are_gone(standby: &Standby) {
     }
     let points = standby.points();
     for point in &points[..3] {
-        let file = standby.data.join(format!("recovery-points/{}.json", point.id));
-        let mut stored: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-        stored["point"]["taken_at"] = "2020-01-01T00:00:00.000Z".into();
-        fs::write(&file, serde_json::to_vec(&stored).unwrap()).unwrap();
+        change_point(standby, point, |stored| {
+            stored["point"]["taken_at"] = "2020-01-01T00:00:00.000Z".into();
+        });
     }
     let holds = serde_json::json!({"holds": [{"point": points[1].id, "until": "2999-01-01T00:00:00.000Z"}]});
     fs::write(standby.data.join("holds.json"), holds.to_string()).unwrap();
@@ -146,6 +147,49 @@ fn thinned_points_are_gone(standby: &Standby) {
     });
     assert!(!standby.point_tree(&points[0]).exists());
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
+}
+
+#[test]
+fn a_point_with_a_checkpoint_is_not_thinned_out_and_goes_last_when_space_is_short() {
+    let (gpu, standby) = bound();
+    for n in 0..4 {
+        write(&gpu.tree().join("a"), format!("{n}"));
+        standby.pass(FIRST);
+    }
+    let points = standby.points();
+    for point in &points[..3] {
+        change_point(&standby, point, |stored| {
+            stored["point"]["taken_at"] = "2020-01-01T00:00:00.000Z".into();
+        });
+    }
+    change_point(&standby, &points[0], |stored| {
+        stored["kept"] = serde_json::json!([{"id": "0a", "name": "best"}]);
+    });
+    let left = || standby.points().into_iter().map(|point| point.id).collect::<Vec<_>>();
+    write(&gpu.tree().join("a"), "last");
+    standby.pass(FIRST);
+    let newest = standby.status().points.latest.unwrap().id;
+    crate::support::eventually("the others were thinned out", || (left().len() == 3).then_some(()));
+    assert_eq!(left(), [points[0].id.clone(), points[3].id.clone(), newest.clone()]);
+
+    let dir = warmspare_agent::data_dir::DataDir::open(&standby.data).unwrap();
+    let retire = || warmspare_agent::recovery_points::retire_oldest(&dir, warmspare_agent::clock::now(), 1).unwrap();
+    assert!(retire());
+    assert_eq!(
+        left(),
+        [points[0].id.clone(), newest.clone()],
+        "one without a name goes first"
+    );
+    assert!(retire());
+    assert_eq!(left(), [newest], "and with it when nothing else is left to go");
+    assert!(!retire());
+}
+
+fn change_point(standby: &Standby, point: &RecoveryPoint, change: impl FnOnce(&mut serde_json::Value)) {
+    let file = standby.data.join(format!("recovery-points/{}.json", point.id));
+    let mut stored: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    change(&mut stored);
+    fs::write(&file, serde_json::to_vec(&stored).unwrap()).unwrap();
 }
 
 #[test]

@@ -660,6 +660,12 @@ pub fn set_mtime(path: &Path, seconds: i64, nanoseconds: i64) {
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
+/// Regular files in a tree.
+pub fn count_files(root: &Path) -> u64 {
+    let files = read_tree(root).values().filter(|entry| entry.kind == 'f').count();
+    u64::try_from(files).unwrap()
+}
+
 pub fn write(path: &Path, content: impl AsRef<[u8]>) {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).unwrap();

@@ -172,15 +172,23 @@ fn full_status() -> Status {
 
 /// The calls that name the GPU, as they are since records can be rebuilt.
 fn calls_with_gpu() -> Vec<Call> {
-    let named = |call: Call| match call.request {
-        Request::Bind(bind) => Some(Request::Bind(Bind {
+    binds_and_restores(
+        |bind| Bind {
             gpu: Some(GpuId::vast(48_927_380)),
             ..bind
-        })),
-        Request::Restore(restore) => Some(Request::Restore(Restore {
+        },
+        |restore| Restore {
             gpu: Some(GpuId::vast(48_930_001)),
             ..restore
-        })),
+        },
+    )
+}
+
+/// The calls that bind and that restore, with something that came later.
+fn binds_and_restores(bind: impl Fn(Bind) -> Bind, restore: impl Fn(Restore) -> Restore) -> Vec<Call> {
+    let changed = |call: Call| match call.request {
+        Request::Bind(before) => Some(Request::Bind(bind(before))),
+        Request::Restore(before) => Some(Request::Restore(restore(before))),
         Request::Prepare
         | Request::Sync(_)
         | Request::Status
@@ -189,7 +197,7 @@ fn calls_with_gpu() -> Vec<Call> {
         | Request::Rescue(_)
         | Request::AuthorizeDownload(_) => None,
     };
-    calls().into_iter().filter_map(named).map(Call::new).collect()
+    calls().into_iter().filter_map(changed).map(Call::new).collect()
 }
 
 /// What agents say since records can be rebuilt; one from before says the rest.
@@ -394,25 +402,17 @@ fn the_source_is_told_to_whoever_lost_the_record() {
 
 #[test]
 fn fields_that_came_with_checkpoints_are_written_and_read_as_ever() {
-    let selects = |call: Call| match call.request {
-        Request::Bind(bind) => Some(Request::Bind(Bind {
+    let calls = binds_and_restores(
+        |bind| Bind {
             includes: vec!["/keep.tmp".into()],
             before_pass: "./dump.sh".into(),
             ..bind
-        })),
-        Request::Restore(restore) => Some(Request::Restore(Restore {
+        },
+        |restore| Restore {
             point: PointChoice::Checkpoint("epoch-12".parse().unwrap()),
             ..restore
-        })),
-        Request::Prepare
-        | Request::Sync(_)
-        | Request::Status
-        | Request::RecoveryPoints
-        | Request::Compare(_)
-        | Request::Rescue(_)
-        | Request::AuthorizeDownload(_) => None,
-    };
-    let calls: Vec<_> = calls().into_iter().filter_map(selects).map(Call::new).collect();
+        },
+    );
     let status = full_status();
     let named = RecoveryPoint {
         checkpoints: vec!["epoch-12".parse().unwrap()],

@@ -3,10 +3,12 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
+use tokio::process::Command;
 pub use warmspare_stage::{Setting, Stage, WORKSPACE, word};
 
 pub mod tree;
@@ -31,6 +33,20 @@ pub fn program() -> PathBuf {
         "build the programs first: make build"
     );
     program
+}
+
+/// Runs the program against the stage's `serve`, as its owner.
+///
+/// # Errors
+/// When it cannot be started.
+pub async fn warmspare(stage: &Stage, words: &[&str]) -> anyhow::Result<Output> {
+    let mut command = Command::new(program());
+    command
+        .args(words)
+        .env("WARMSPARE_URL", stage.serve_url())
+        .env("WARMSPARE_TOKEN", stage.token())
+        .stdin(Stdio::null());
+    Ok(command.output().await?)
 }
 
 /// A fast stage with the real program.

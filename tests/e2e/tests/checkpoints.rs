@@ -2,21 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use serde_json::json;
 use tokio::process::Command;
-use warmspare_e2e::{Stage, await_view, fast, next_point, play, program, protected_gpu, until};
-
-async fn warmspare(stage: &Stage, words: &[&str]) -> anyhow::Result<Output> {
-    let mut command = Command::new(program());
-    command
-        .args(words)
-        .env("WARMSPARE_URL", stage.serve_url())
-        .env("WARMSPARE_TOKEN", stage.token())
-        .stdin(Stdio::null());
-    Ok(command.output().await?)
-}
+use warmspare_e2e::{await_view, fast, next_point, play, protected_gpu, until, warmspare};
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)

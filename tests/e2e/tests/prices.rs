@@ -1,23 +1,13 @@
 //! `warmspare estimate` and the place of a standby, by the prices that Google's catalogue has today.
 
-use std::process::Stdio;
-
 use serde_json::Value;
 use simcloud::{Fault, FaultAction};
-use tokio::process::Command;
-use warmspare_e2e::{Stage, await_phase, created, fast, play, program, running_gpu, until, word};
+use warmspare_e2e::{Stage, await_phase, created, fast, play, running_gpu, until, warmspare, word};
 
 const BUILT_IN: &str = "2026-07-30";
 
 async fn estimate(stage: &Stage, gpu: u64, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(program())
-        .args(["estimate", &gpu.to_string()])
-        .args(arguments)
-        .env("WARMSPARE_URL", stage.serve_url())
-        .env("WARMSPARE_TOKEN", stage.token())
-        .stdin(Stdio::null())
-        .output()
-        .await?;
+    let output = warmspare(stage, &[&["estimate", &gpu.to_string()], arguments].concat()).await?;
     let text = String::from_utf8(output.stdout)?;
     anyhow::ensure!(
         output.status.success(),

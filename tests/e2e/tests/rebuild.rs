@@ -1,12 +1,9 @@
 //! The records are lost, with all that `warmspare serve` kept of them; `warmspare rebuild` makes them anew from the standbys.
 
-use std::process::Stdio;
-
 use serde_json::{Value, json};
-use tokio::process::Command;
 use warmspare_e2e::{
-    Setting, Stage, Story, await_phase, await_view, failed, fast, is_on, next_point, play_with_errors, program,
-    protected_gpu, running_gpu, standbys, tree, until, word,
+    Setting, Stage, Story, await_phase, await_view, failed, fast, is_on, next_point, play_with_errors, protected_gpu,
+    running_gpu, standbys, tree, until, warmspare, word,
 };
 
 /// What the sweep says of a standby that nobody owns.
@@ -34,15 +31,7 @@ async fn lose_records(stage: &mut Stage) -> anyhow::Result<()> {
 }
 
 async fn rebuild(stage: &Stage, arguments: &[&str]) -> anyhow::Result<(bool, Value)> {
-    let mut command = Command::new(program());
-    command
-        .arg("rebuild")
-        .arg("--json")
-        .args(arguments)
-        .stdin(Stdio::null())
-        .env("WARMSPARE_URL", stage.serve_url())
-        .env("WARMSPARE_TOKEN", stage.token());
-    let output = command.output().await?;
+    let output = warmspare(stage, &[&["rebuild", "--json"], arguments].concat()).await?;
     let answer = serde_json::from_slice(&output.stdout)
         .map_err(|error| anyhow::anyhow!("{error}: {}", String::from_utf8_lossy(&output.stderr)))?;
     Ok((output.status.success(), answer))

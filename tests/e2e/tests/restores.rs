@@ -5,14 +5,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::json;
-use tokio::process::Command;
 use warmspare_e2e::{
-    Stage, await_phase, await_view, created, failed, fast, newest_point_directory, next_point, play, program,
-    running_gpu, tree, until, word,
+    Stage, await_phase, await_view, created, failed, fast, newest_point_directory, next_point, play, running_gpu, tree,
+    until, warmspare, word,
 };
 
 /// A tree with everything that a file system can hold and training does.
@@ -118,17 +116,8 @@ fn a_restored_gibibyte_of_20000_files_equals_its_source() {
 }
 
 async fn download(stage: &Stage, gpu: u64, target: &Path) -> anyhow::Result<()> {
-    let mut download = Command::new(program());
-    download
-        .arg("download")
-        .arg(gpu.to_string())
-        .arg(target)
-        .arg("--json")
-        .stdin(Stdio::null());
-    download
-        .env("WARMSPARE_URL", stage.serve_url())
-        .env("WARMSPARE_TOKEN", stage.token());
-    let output = download.output().await?;
+    let target = target.to_str().expect("temporary directories are text");
+    let output = warmspare(stage, &["download", &gpu.to_string(), target, "--json"]).await?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
