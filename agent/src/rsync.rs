@@ -439,6 +439,10 @@ impl Heard {
                 detail: last_words(&self.words),
             }),
             None | Some(20) => Err(AgentError::Interrupted("rsync was stopped".into())),
+            // Its parts complain in any order, so its last words may be about a pipe.
+            Some(22) => Err(AgentError::Rsync(
+                "out of memory over the list of files: exclude some, or take a larger machine for the standby".into(),
+            )),
             Some(code) => Err(AgentError::Rsync(format!(
                 "exit code {code}: {}",
                 last_words(&self.words)

@@ -280,7 +280,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "before_pass",
-        "none",
+        "no command",
         "shell command on the GPU, in source_path, before each pass: a database dump, for example",
     ),
     setting("lag_objective_s", "90", "lag in seconds beyond which health is bad"),
