@@ -39,14 +39,15 @@ const LANES_AT_MOST: usize = 4;
 
 const GLANCE: Duration = Duration::from_millis(100);
 
-// --skip-old-files: what appeared meanwhile is not ours to replace.
+// --skip-old-files: what appeared meanwhile is not ours to replace. tar may stop at the end of the archive, before the zeros that fill its
+// last block have come: somebody must take those.
 const UNPACK: &str = "exec /bin/sh -c 'unset CDPATH; umask 022; IFS= read -r p && cd \"$p\" || exit 91; \
-    exec tar --extract --file=- --numeric-owner --preserve-permissions --xattrs --xattrs-include=\"user.*\" --skip-old-files \
-    2>/dev/null'";
+    tar --extract --file=- --numeric-owner --preserve-permissions --xattrs --xattrs-include=\"user.*\" --skip-old-files \
+    2>/dev/null && exec wc -c >/dev/null'";
 
 // Directories come last, when nothing changes their times any more; here tar sets those of directories that exist, too.
 const UNPACK_DIRECTORIES: &str = "exec /bin/sh -c 'unset CDPATH; umask 022; IFS= read -r p && cd \"$p\" || exit 91; \
-    exec tar --extract --file=- --numeric-owner --preserve-permissions --xattrs --xattrs-include=\"user.*\" 2>/dev/null'";
+    tar --extract --file=- --numeric-owner --preserve-permissions --xattrs --xattrs-include=\"user.*\" 2>/dev/null && exec wc -c >/dev/null'";
 
 // Target, file, part, offset, size, time: one line each, then the bytes. The part becomes the file when it is whole.
 const APPEND: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p && IFS= read -r f && IFS= read -r s && \
