@@ -111,6 +111,8 @@ mod tests {
             mode: 0o644,
             modified: (1, 1),
             sparse: false,
+            owner: (0, 0),
+            tagged: false,
             twin: false,
         }
     }

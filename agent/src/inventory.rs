@@ -31,13 +31,20 @@ pub struct Entry {
     pub size: u64,
     /// Its permission bits.
     pub mode: u32,
+    /// The numbers of its user and group.
+    pub owner: (u32, u32),
     /// Seconds and nanoseconds of its modification.
     pub modified: (i64, i64),
     /// Whether it has holes.
     pub sparse: bool,
+    /// Whether it has extended attributes of users; asked of large files only, for nobody else wants to know.
+    pub tagged: bool,
     /// Whether another name in the same tree is the same file.
     pub twin: bool,
 }
+
+/// A file from this size in bytes on travels alone, so that its beginning is kept when the connection breaks.
+pub const LARGE: u64 = 64 << 20;
 
 /// How soon a program that starts to work on the target needs an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,9 +108,11 @@ impl Entry {
             kind,
             size,
             mode: found.mode() & 0o7777,
+            owner: (found.uid(), found.gid()),
             modified: (found.mtime(), found.mtime_nsec()),
             // Blocks of 512 bytes, whatever the file system's are. Source: stat(2).
             sparse: found.blocks().saturating_mul(512) < size,
+            tagged: false,
             twin: false,
         })
     }
@@ -122,7 +131,8 @@ pub fn list(root: &Path) -> io::Result<Vec<Entry>> {
         if name == b".warmspare" {
             return Ok(Walk::Pass);
         }
-        if let Some(entry) = Entry::of(name, found) {
+        if let Some(mut entry) = Entry::of(name, found) {
+            entry.tagged = entry.size >= LARGE && has_attributes(path);
             // A recovery point may share its files with its neighbours: only two names in the same tree make twins.
             if entry.kind == Kind::File && found.nlink() > 1 {
                 let identity = (found.dev(), found.ino());
@@ -141,6 +151,17 @@ pub fn list(root: &Path) -> io::Result<Vec<Entry>> {
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
+}
+
+/// What cannot be told counts as yes: such a file then travels in the slower way that carries them.
+fn has_attributes(path: &Path) -> bool {
+    let mut names = [0; 4096];
+    match rustix::fs::llistxattr(path, &mut names) {
+        Ok(length) => names
+            .get(..length)
+            .is_none_or(|names| names.split(|byte| *byte == 0).any(|name| name.starts_with(b"user."))),
+        Err(error) => error != rustix::io::Errno::NOTSUP,
+    }
 }
 
 /// A part of a tree, to be done in one go.
@@ -210,6 +231,8 @@ mod tests {
             mode: 0o644,
             modified: (1, 0),
             sparse: false,
+            owner: (0, 0),
+            tagged: false,
             twin,
         }
     }

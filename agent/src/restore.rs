@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
+use std::io;
 use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::rsync::{Transfer, Wish};
 use crate::source;
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, PointFile, REQUEST_LOCK, RESTORE_LOCK, RestoreFile, RestoreStage};
-use crate::streams::{Filling, Whole};
+use crate::streams::{self, Filling, Whole};
 use crate::verify::{Comparison, Differences};
 
 /// The hidden verb of the worker.
@@ -266,11 +267,16 @@ impl<'a> Job<'a> {
     }
 
     fn run(&self) -> Result<(), AgentError> {
-        self.machine.pin()?;
-        self.machine.connect()?;
-        source::make_target(&self.machine, &self.job.target_path)?;
         let tree = self.tree();
-        let list = inventory::list(&tree).map_err(|error| AgentError::io("list the recovery point", error))?;
+        // Listing a large tree takes as long as reaching the machine.
+        let (reached, list) = thread::scope(|scope| {
+            let listing = scope.spawn(|| inventory::list(&tree));
+            (self.reach(), listing.join())
+        });
+        reached?;
+        let list = list
+            .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+            .map_err(|error| AgentError::io("list the recovery point", error))?;
         let filling = Filling {
             machine: &self.machine,
             target_path: &self.job.target_path,
@@ -287,6 +293,10 @@ impl<'a> Job<'a> {
         }
         let differences = self.compare(&list)?;
         if differences.count > 0 {
+            process::log(&format!(
+                "restore: {} entries differ: {}",
+                differences.count, differences.examples
+            ));
             // Something of the same size and time was there before, with other content: only reading it tells.
             self.copy(Some("--checksum"))?;
             let left = self.compare(&list)?;
@@ -302,7 +312,14 @@ impl<'a> Job<'a> {
             bytes: self.point.point.bytes,
         };
         filling.tidy();
+        streams::close_lanes(&self.machine);
         self.dir.write_json(&self.dir.file("restore-proof.json"), &proof)
+    }
+
+    fn reach(&self) -> Result<(), AgentError> {
+        self.machine.pin()?;
+        self.machine.connect()?;
+        source::make_target(&self.machine, &self.job.target_path)
     }
 
     fn copy(&self, option: Option<&str>) -> Result<(), AgentError> {

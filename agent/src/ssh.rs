@@ -157,11 +157,19 @@ impl Machine {
         if self.is_connected() {
             return Ok(Connection::Kept);
         }
-        let log = self.dir.logs().join(format!("ssh-{}.err", std::process::id()));
+        self.open_kept(KNOWN_HOSTS, "yes")?;
+        Ok(Connection::Fresh)
+    }
+
+    fn open_kept(&self, known_hosts: &str, strict: &str) -> Result<(), AgentError> {
+        let log = self
+            .dir
+            .logs()
+            .join(format!("ssh-{}-{}.err", std::process::id(), self.lane));
         let output = fs::File::create(&log).map_err(|error| AgentError::io("make a log for ssh", error))?;
         // Not a pipe: the connection lives on in the background and would hold it open.
         let mut child = self
-            .ssh(&self.options(KNOWN_HOSTS, "yes"))
+            .ssh(&self.options(known_hosts, strict))
             .args(self.mux_options("yes"))
             .args(["-o", "ControlPersist=300", "-N", "-f", "--", &self.host.address])
             .stdin(Stdio::null())
@@ -173,7 +181,7 @@ impl Machine {
         let words = fs::read_to_string(&log).unwrap_or_default();
         let _ = fs::remove_file(&log);
         match status {
-            Some(status) if status.success() => Ok(Connection::Fresh),
+            Some(status) if status.success() => Ok(()),
             Some(_) => Err(self.failure(&words)),
             None => {
                 process::stop(&mut child);
@@ -184,8 +192,8 @@ impl Machine {
 
     /// Closes the kept connection, if any: the machine is about to be another one, or it no longer answers.
     pub fn disconnect(&self) {
-        let _ = self.control("exit");
-        if let Some(socket) = self.socket() {
+        if let Some(socket) = self.socket().filter(|socket| socket.exists()) {
+            let _ = self.control("exit");
             let _ = fs::remove_file(socket);
         }
     }
@@ -239,7 +247,8 @@ impl Machine {
         Ok(Session::new(self.clone(), child))
     }
 
-    /// Pins the machine's host key, unless one is pinned under this association and epoch.
+    /// Pins the machine's host key, unless one is pinned under this association and epoch. Opens the kept connection with it: one
+    /// handshake serves both.
     ///
     /// # Errors
     /// When the machine does not answer or refuses our key: then nothing is pinned.
@@ -247,11 +256,25 @@ impl Machine {
         if self.pinned_lines()?.iter().any(|line| self.is_ours(line)) {
             return Ok(());
         }
+        // Whoever was kept was never pinned.
+        self.disconnect();
         let name = format!(".first-contact-{}", std::process::id());
         let path = self.dir.file(&name);
         let _ = fs::remove_file(&path);
+        let met = if self.socket().is_some() {
+            self.open_kept(&name, "accept-new")
+        } else {
+            self.meet(&name)
+        };
+        let learned = fs::read_to_string(&path).unwrap_or_default();
+        let _ = fs::remove_file(&path);
+        met?;
+        self.repin(|lines| lines.extend(learned.lines().filter(|line| self.is_ours(line)).map(str::to_owned)))
+    }
+
+    fn meet(&self, known_hosts: &str) -> Result<(), AgentError> {
         let finished = process::run(
-            self.ssh(&self.options(&name, "accept-new")).args([
+            self.ssh(&self.options(known_hosts, "accept-new")).args([
                 "-o",
                 "ControlPath=none",
                 "--",
@@ -260,14 +283,11 @@ impl Machine {
             ]),
             b"",
             COMMAND_LIMIT,
-        );
-        let learned = fs::read_to_string(&path).unwrap_or_default();
-        let _ = fs::remove_file(&path);
-        let finished = finished?;
-        if finished.code != Some(0) {
-            return Err(self.failure(&finished.stderr));
+        )?;
+        match finished.code {
+            Some(0) => Ok(()),
+            _ => Err(self.failure(&finished.stderr)),
         }
-        self.repin(|lines| lines.extend(learned.lines().filter(|line| self.is_ours(line)).map(str::to_owned)))
     }
 
     /// Pins the host key that is pinned for another name of the same machine, unless this name has one of its own.

@@ -18,15 +18,12 @@ use rustix::process::{Pid, Signal};
 use warmspare_wire::agent::Progress;
 
 use crate::error::AgentError;
-use crate::inventory::{Entry, Kind, Share, Turn};
+use crate::inventory::{Entry, Kind, LARGE, Share, Turn};
 use crate::process;
 use crate::progress::{Done, Meter};
 use crate::rsync::Wish;
 use crate::ssh::{Machine, fingerprint};
 use crate::survey::{Survey, There, survey};
-
-/// A file from this size on travels alone, so that its beginning is kept when the connection breaks.
-const LARGE: u64 = 64 << 20;
 
 /// One bundle: small enough that a broken one costs little, large enough that starting tar twice does not count.
 const BUNDLE: (usize, u64) = (8192, 128 << 20);
@@ -49,13 +46,15 @@ const UNPACK: &str = "exec /bin/sh -c 'unset CDPATH; umask 022; IFS= read -r p &
 const UNPACK_DIRECTORIES: &str = "exec /bin/sh -c 'unset CDPATH; umask 022; IFS= read -r p && cd \"$p\" || exit 91; \
     tar --extract --file=- --numeric-owner --preserve-permissions --xattrs --xattrs-include=\"user.*\" 2>/dev/null && exec wc -c >/dev/null'";
 
-// Target, file, part, offset, size, time: one line each, then the bytes. The part becomes the file when it is whole.
+// Target, file, part, offset, size, time, owner, permissions: one line each, then the bytes. The part becomes the file when it is whole.
+// Only root gives a file to somebody else, so that a refusal is no failure.
 const APPEND: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p && IFS= read -r f && IFS= read -r s && \
-    IFS= read -r o && IFS= read -r n && IFS= read -r t && cd \"$p\" || exit 91; mkdir -p .warmspare/restore || exit 92; \
+    IFS= read -r o && IFS= read -r n && IFS= read -r t && IFS= read -r w && IFS= read -r m && \
+    cd \"$p\" || exit 91; mkdir -p .warmspare/restore || exit 92; \
     s=.warmspare/restore/$s; [ -e \"$s\" ] || : > \"$s\"; [ \"$(stat -c %s \"$s\")\" = \"$o\" ] || exit 94; \
     cat >> \"$s\"; [ \"$(stat -c %s \"$s\")\" = \"$n\" ] || exit 95; umask 022; d=$(dirname \"./$f\"; echo .); d=${d%??}; \
     mkdir -p \"$d\" || exit 92; if [ -e \"./$f\" ] || [ -L \"./$f\" ]; then rm -f \"$s\"; exit 96; fi; \
-    touch -d \"@$t\" \"$s\" && mv \"$s\" \"./$f\"'";
+    chown \"$w\" \"$s\" 2>/dev/null; touch -d \"@$t\" \"$s\" && chmod \"$m\" \"$s\" && mv \"$s\" \"./$f\"'";
 
 // The root keeps the time that rsync gave it.
 const TIDY: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" || exit 91; [ -L .warmspare ] && exit 0; \
@@ -100,6 +99,13 @@ pub fn lanes() -> usize {
     thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(2, LANES_AT_MOST)
+}
+
+/// Closes the connections that only the streams used. Those that a killed worker leaves close by themselves.
+pub fn close_lanes(machine: &Machine) {
+    for lane in 1..lanes() {
+        machine.lane(lane).disconnect();
+    }
 }
 
 impl Filling<'_> {
@@ -198,9 +204,9 @@ impl Filling<'_> {
 }
 
 impl Entry {
-    /// Holes travel only in bundles, and a name with a line break cannot be said in a line.
+    /// Holes and extended attributes travel only in bundles, and a name with a line break cannot be said in a line.
     fn travels_alone(&self) -> bool {
-        self.kind == Kind::File && self.size >= LARGE && !self.sparse && !self.name.contains(&b'\n')
+        self.kind == Kind::File && self.size >= LARGE && !self.sparse && !self.tagged && !self.name.contains(&b'\n')
     }
 }
 
@@ -402,7 +408,15 @@ impl Work<'_> {
         let (seconds, nanoseconds) = entry.modified;
         let mut head = format!("{}\n", self.filling.target_path).into_bytes();
         head.extend_from_slice(&entry.name);
-        head.extend(format!("\n{part}\n{arrived}\n{}\n{seconds}.{nanoseconds:09}\n", entry.size).into_bytes());
+        let (user, group) = entry.owner;
+        let last = format!("{user}:{group}\n{:o}\n", entry.mode);
+        head.extend(
+            format!(
+                "\n{part}\n{arrived}\n{}\n{seconds}.{nanoseconds:09}\n{last}",
+                entry.size
+            )
+            .into_bytes(),
+        );
         counted.give(arrived);
         let mut ssh = self.start(machine.pipe(APPEND).stdout(Stdio::null()))?;
         let mut pour = |to: Option<ChildStdin>| {
@@ -521,6 +535,8 @@ mod tests {
             mode: 0o644,
             modified: (seconds, 0),
             sparse: false,
+            owner: (0, 0),
+            tagged: false,
             twin: false,
         }
     }

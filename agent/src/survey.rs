@@ -202,6 +202,8 @@ mod tests {
             mode: 0o644,
             modified: (1_795_441_530, 123_456_789),
             sparse: false,
+            owner: (0, 0),
+            tagged: false,
             twin: false,
         }
     }

@@ -1,14 +1,15 @@
 //! Restores over several streams: everything arrives, nothing foreign is touched, and what broke off is resumed.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{Request, RestoreActivity};
 
 use crate::support::{
-    Machine, Standby, assert_same_tree, bound, descendants, eventually, grow_rich_tree, kill, noise, status_of, write,
+    Machine, Standby, assert_same_tree, bound, descendants, eventually, grow_rich_tree, is_root, kill, noise,
+    set_xattr, status_of, write,
 };
 
 const FIRST: Epoch = Epoch::FIRST;
@@ -49,6 +50,14 @@ fn bundles_and_large_files_carry_everything_that_a_copy_could_lose() {
     grow_many(&gpu.tree());
     write(&gpu.tree().join("odd\\na me 'x'/model \u{1}.pt"), noise(65 << 20));
     write(&gpu.tree().join("line\nbreak.pt"), noise(65 << 20));
+    let own = gpu.tree().join("own.pt");
+    write(&own, noise(65 << 20));
+    if is_root() {
+        chown(&own, Some(7), Some(8)).unwrap();
+    }
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o4750)).unwrap();
+    write(&gpu.tree().join("tagged.pt"), noise(65 << 20));
+    set_xattr(&gpu.tree().join("tagged.pt"), "user.step", "9000");
     standby.pass(FIRST);
     let mut target = Machine::start(&[&standby.key()]);
     // rsync finds everything present: it is asked whether it had to bring anything.
@@ -68,7 +77,9 @@ fn bundles_and_large_files_carry_everything_that_a_copy_could_lose() {
         fs::read_to_string(&brought).unwrap().lines().count() >= 2,
         "nothing went through tar"
     );
-    assert!(!log_of(&standby).contains("broke off"), "{}", log_of(&standby));
+    for trouble in ["broke off", "differ"] {
+        assert!(!log_of(&standby).contains(trouble), "{}", log_of(&standby));
+    }
     assert_same_tree(&standby.newest_tree(), &target.tree());
     assert!(!target.tree().join(".warmspare").exists(), "parts were left behind");
 }
