@@ -1,5 +1,8 @@
 """Restores against cp, rsync and tar over ssh: the same tree, disk and sshd in the same run, each until the data is on the disk.
 
+The target of a restore is a machine that nobody has a connection to yet: each opens its own. rsync and tar keep what our copy keeps: hard links, extended
+attributes and nanoseconds. They use the cipher that we use; rsync stands there with ssh's default as well.
+
 Peers only copy, so they stand against the time at which our copy was complete; the verification, which reads everything back on both sides, is a work
 of its own beside rsync's second pass with --checksum. CPU is that of both ends together.
 """
@@ -50,10 +53,10 @@ def settle(target):
 def peers(gpu, point, target):
     """The peers' commands for copying `point` to `target`."""
     rsync = lambda *options, **shell: ["rsync", "-aHX", *options, "-e", gpu.shell(**shell), f"{point}/", f"127.0.0.1:{target}/"]  # noqa: E731
-    unpack = [*gpu.shell().split(), "127.0.0.1", "tar", "--extract", "--preserve-permissions", "--file=-", "--directory", str(target)]
+    unpack = [*gpu.shell().split(), "127.0.0.1", "tar", "--extract", "--preserve-permissions", "--xattrs", "--file=-", "--directory", str(target)]
 
     def through_tar():
-        packer = subprocess.Popen(["tar", "--create", "--file=-", "--directory", str(point), "."], stdout=subprocess.PIPE)
+        packer = subprocess.Popen(["tar", "--create", "--format=posix", "--xattrs", "--file=-", "--directory", str(point), "."], stdout=subprocess.PIPE)
         subprocess.run(unpack, stdin=packer.stdout, check=True)
         packer.stdout.close()
         if packer.wait() != 0:
@@ -66,6 +69,7 @@ def peers(gpu, point, target):
     copies = {
         "cp -a": lambda: quietly(["cp", "-a", f"{point}/.", str(target)]),
         "rsync over ssh": lambda: quietly(rsync()),
+        "rsync, ssh's default cipher": lambda: quietly(rsync(cipher="^chacha20-poly1305@openssh.com")),
         "tar over ssh": through_tar,
     }
     return copies, {"rsync, and rsync --checksum": rsync_twice}
@@ -75,11 +79,11 @@ def bench(table, meter, name, grow, disk, repeat):
     place = disk.path / name.replace(" ", "-").replace(",", "")
     place.mkdir()
     gpu = Gpu(place / "gpu")
+    standby = Restorer(place / "standby", place / "home")
     try:
         source, target = place / "source", place / "target"
         source.mkdir()
         grow(source)
-        standby = Restorer(place / "standby", place / "home")
         point = standby.protect(gpu, source)
         copies, verified = peers(gpu, point, target)
         best = {}
@@ -88,6 +92,7 @@ def bench(table, meter, name, grow, disk, repeat):
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir()
             settle(target)
+            gpu.hang_up()
             wall, cpu = meter.once(work)
             if peer not in best or wall < best[peer][0]:
                 best[peer] = (wall, cpu)
@@ -109,6 +114,7 @@ def bench(table, meter, name, grow, disk, repeat):
         for peer in verified:
             table.peer(f"copied and verified, {name}", peer, best[peer])
     finally:
+        standby.hang_up()
         gpu.close()
         shutil.rmtree(place, ignore_errors=True)
 

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -110,8 +111,12 @@ class Gpu:
             f"-o Ciphers={cipher} -o ControlMaster=auto -o ControlPath={self.control} -o ControlPersist=600"
         )
 
-    def close(self):
+    def hang_up(self):
+        """Closes the peers' kept connection."""
         subprocess.run(self.shell().split() + ["-O", "exit", "127.0.0.1"], stderr=subprocess.DEVNULL, check=False)
+
+    def close(self):
+        self.hang_up()
         self.sshd.kill()
         self.sshd.wait()
 
@@ -149,6 +154,15 @@ class Standby:
 
     def status(self):
         return self.call("status")["status"]
+
+    def hang_up(self):
+        """Closes the agent's kept connections, which live in the data directory and would hold its disk."""
+        for place in pathlib.Path("/proc").glob("[0-9]*"):
+            try:
+                if (place / "comm").read_text() == "ssh\n" and os.readlink(place / "cwd") == str(self.data):
+                    os.kill(int(place.name), signal.SIGTERM)
+            except OSError:
+                pass
 
 
 def run(command, **options):
