@@ -41,9 +41,11 @@ class Bench:
         self.place = pathlib.Path(tempfile.mkdtemp(prefix="wsbench-"))
         self.far, self.near = Disk(given.disk_gib), Disk(given.disk_gib)
         self.gpu = Gpu(self.place / "gpu")
-        self.curves = {}
+        self.curves, self.standbys = {}, []
 
     def close(self):
+        for standby in self.standbys:
+            standby.hang_up()
         self.gpu.close()
         self.meter.close()
         for disk in (self.far, self.near):
@@ -52,6 +54,7 @@ class Bench:
 
     def standby(self, name, tree):
         standby = Standby(self.near.path / name, self.place / f"home-{name}")
+        self.standbys.append(standby)
         standby.bind(self.gpu, tree)
         return standby
 
