@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use warmspare_domain::ids::GpuId;
 use warmspare_domain::units::MicroUsd;
 
 use super::VastGpus;
@@ -61,7 +62,36 @@ pub struct Offer {
     pub geolocation: String,
 }
 
+/// Where a GPU is, for what must not die with it or is to run elsewhere.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Place {
+    machine: Option<u64>,
+    host: Option<u64>,
+}
+
+impl Place {
+    /// Whether that is the same machine; unknown ones never are.
+    pub(super) fn is_on(self, machine: Option<u64>) -> bool {
+        self.machine.is_some() && self.machine == machine
+    }
+
+    /// Whether that is the same owner of machines.
+    pub(super) fn is_by(self, host: Option<u64>) -> bool {
+        self.host.is_some() && self.host == host
+    }
+}
+
 impl VastGpus {
+    /// Where a GPU is; nowhere in particular when it is not listed any more.
+    pub(super) async fn place_of(&self, gpu: GpuId) -> Result<Place, ProviderError> {
+        let rows = self.list(&json!({"id": {"in": [gpu.contract()]}})).await?;
+        let row = rows.into_iter().find(|row| row.id == Some(gpu.contract()));
+        Ok(row.map_or_else(Place::default, |row| Place {
+            machine: row.machine_id,
+            host: row.host_id,
+        }))
+    }
+
     /// Searches the market: verified machines that fit, cheapest first.
     ///
     /// # Errors

@@ -41,10 +41,14 @@ impl VastGpus {
             tracing::info!(gpu.id = %gpu, "found the GPU that was rented for this wish before");
             return Ok(gpu);
         }
+        let lost = self.place_of(wish.like.id).await?;
         let mut tried = BTreeSet::new();
         let mut last = "none is offered".to_owned();
         for query in queries(wish) {
-            for offer in self.search_offers(&query).await? {
+            let mut offers = self.search_offers(&query).await?;
+            // Whoever outbid us on that machine, or whatever befell it, is still there: it comes last.
+            offers.sort_by_key(|offer| lost.is_on(Some(offer.machine_id)));
+            for offer in offers {
                 if tried.len() == MAX_OFFERS {
                     break;
                 }

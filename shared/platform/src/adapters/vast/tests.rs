@@ -229,13 +229,13 @@ async fn a_read_is_made_once_more_after_a_short_refusal_only() {
     assert_eq!(server.calls().len(), 2);
 
     let quota = Reply::Json(429, json!({"error": "search_quota_exceeded", "msg": "x"}));
-    let server = script(vec![page(&[], None), quota, list()]).await;
+    let server = script(vec![page(&[], None), page(&[], None), quota, list()]).await;
     let error = gpus(&server).rent(&wish()).await.unwrap_err();
     assert!(
         matches!(error, ProviderError::RateLimited { retry_after: Some(wait) } if wait <= Duration::from_secs(86_400)),
         "{error}"
     );
-    assert_eq!(server.calls().len(), 2, "a spent quota was asked again");
+    assert_eq!(server.calls().len(), 3, "a spent quota was asked again");
 }
 
 fn wish() -> RentWish {
@@ -327,7 +327,7 @@ async fn renting_takes_the_cheapest_near_the_standby_and_carries_the_label() {
     .await;
     assert_eq!(gpus(&market.server).rent(&wish()).await.unwrap(), vast(7011));
     let seen = market.server.seen();
-    let order = seen[2].body.clone().unwrap();
+    let order = seen[3].body.clone().unwrap();
     assert_eq!(
         (&order["label"], &order["disk"], &order["image"]),
         (&json!(LABEL), &json!(72), &json!("vastai/base-image:x"))
@@ -336,14 +336,14 @@ async fn renting_takes_the_cheapest_near_the_standby_and_carries_the_label() {
         (&order["price"], &order["cancel_unavail"], &order["runtype"]),
         (&json!(0.18), &json!(true), &json!("ssh_direc ssh_proxy"))
     );
-    let search = seen[1].body.clone().unwrap();
+    let search = seen[2].body.clone().unwrap();
     assert_eq!(
         (&search["type"], &search["min_bid"], &search["verified"]),
         (&json!("bid"), &json!({"lte": 0.5}), &json!({"eq": true}))
     );
 
     assert_eq!(
-        server_call(&seen[3]),
+        server_call(&seen[4]),
         ("PUT /api/v0/instances/7011/".into(), Some(json!({"state": "running"}))),
         "it may sit at `stopped`"
     );
@@ -355,6 +355,20 @@ async fn renting_takes_the_cheapest_near_the_standby_and_carries_the_label() {
 
 fn server_call(request: &Recorded) -> (String, Option<Value>) {
     (format!("{} {}", request.method, request.path), request.body.clone())
+}
+
+#[tokio::test]
+async fn the_machine_on_which_the_gpu_was_lost_comes_last() {
+    let market = Market::new(|id| match id {
+        11 => (true, ok(json!({"success": true, "new_contract": 7011}))),
+        _ => (false, Reply::Json(410, json!({"error": "no_such_ask", "msg": "gone"}))),
+    })
+    .await;
+    let mut lost = row(5, "offline", "stopped");
+    lost["machine_id"] = json!(11);
+    market.landed.lock().unwrap().push(lost);
+    assert_eq!(gpus(&market.server).rent(&wish()).await.unwrap(), vast(7011));
+    assert_eq!(market.taken(), ["PUT asks/12/", "PUT asks/11/"]);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use warmspare_domain::units::MicroUsd;
 
 use super::super::calls::Call;
 use super::super::listing::garbled;
+use super::super::market::Place;
 use super::super::pace;
 use super::super::rent::{MAX_OFFERS, Taken};
 use super::super::wire::{OfferRow, dollars, whole};
@@ -28,13 +29,6 @@ const LEAST_DISK_GB: u32 = 10;
 /// What a GPU is taken to send a day when offers are compared; the host asks for incoming traffic, too.
 const GB_A_DAY: f64 = 10.0;
 
-/// Where the GPU itself is: its standby must not die with it.
-#[derive(Debug, Clone, Copy, Default)]
-struct Avoid {
-    machine: Option<u64>,
-    host: Option<u64>,
-}
-
 /// An offer that will do.
 #[derive(Debug, Clone, PartialEq)]
 struct Fit {
@@ -52,7 +46,8 @@ impl VastStandbys {
         label: &StandbyLabel,
         machine: &MachineSpec,
     ) -> Result<(), ProviderError> {
-        let avoid = self.place_of(association.gpu).await?;
+        // A standby must not die with its GPU.
+        let avoid = self.vast.place_of(association.gpu).await?;
         let disk_gb = machine.disk_gb.max(LEAST_DISK_GB);
         let body = self.order(label, disk_gb);
         let (mut tried, mut last) = (0_usize, "none is offered".to_owned());
@@ -96,15 +91,6 @@ impl VastStandbys {
         }
     }
 
-    async fn place_of(&self, gpu: GpuId) -> Result<Avoid, ProviderError> {
-        let rows = self.vast.list(&json!({"id": {"in": [gpu.contract()]}})).await?;
-        let row = rows.into_iter().find(|row| row.id == Some(gpu.contract()));
-        Ok(row.map_or_else(Avoid::default, |row| Avoid {
-            machine: row.machine_id,
-            host: row.host_id,
-        }))
-    }
-
     /// Never by bid: a standby that can be outbid is no safety.
     fn order(&self, label: &StandbyLabel, disk_gb: u32) -> Value {
         json!({
@@ -113,7 +99,7 @@ impl VastStandbys {
         })
     }
 
-    async fn fits(&self, cpu_only: bool, disk_gb: u32, avoid: Avoid) -> Result<Vec<Fit>, ProviderError> {
+    async fn fits(&self, cpu_only: bool, disk_gb: u32, avoid: Place) -> Result<Vec<Fit>, ProviderError> {
         let cap = self.settings.max_price_per_hour;
         let count = if cpu_only { json!({"eq": 0}) } else { json!({"gte": 1}) };
         let body = json!({
@@ -143,7 +129,7 @@ impl VastStandbys {
 }
 
 /// The offer, when it will really do: storage rows pass for CPU machines, and some of Vast's filters are flaky (`vast-api.md` §4).
-fn fitting(row: &OfferRow, cpu_only: bool, disk_gb: u32, cap: MicroUsd, avoid: Avoid) -> Option<Fit> {
+fn fitting(row: &OfferRow, cpu_only: bool, disk_gb: u32, cap: MicroUsd, avoid: Place) -> Option<Fit> {
     let is_machine = row.resource_type.as_deref() != Some("disk") && row.cpu_ram.is_some_and(|ram| ram >= LEAST_RAM_MB);
     let kind = cpu_only == (whole(row.num_gpus) == 0);
     let free = row.rentable != Some(false) && row.rented != Some(true);
@@ -152,8 +138,7 @@ fn fitting(row: &OfferRow, cpu_only: bool, disk_gb: u32, cap: MicroUsd, avoid: A
         && row.duration.is_none_or(|seconds| seconds >= LEAST_DURATION);
     let reachable = row.direct_port_count.is_some_and(|ports| ports >= 1.0);
     let roomy = row.disk_space.is_some_and(|disk| disk >= f64::from(disk_gb));
-    let same = |one: Option<u64>, other: Option<u64>| one.is_some() && one == other;
-    let apart = !same(row.machine_id, avoid.machine) && !same(row.host_id, avoid.host);
+    let apart = !avoid.is_on(row.machine_id) && !avoid.is_by(row.host_id);
     let per_hour = MicroUsd::from_dollars(row.dph_total?)?;
     if !(is_machine && kind && free && verified && lasting && reachable && roomy && apart && per_hour <= cap) {
         return None;
