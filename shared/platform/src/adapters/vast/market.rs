@@ -11,7 +11,7 @@ use super::VastGpus;
 use super::calls::Call;
 use super::listing::garbled;
 use super::pace::Endpoint;
-use super::wire::{OfferRow, dollars, whole};
+use super::wire::{Instance, OfferRow, dollars, whole};
 use crate::ports::ProviderError;
 
 /// Offers read per search: they vanish within seconds, so a few dozen of the cheapest are enough.
@@ -70,6 +70,13 @@ pub(super) struct Place {
 }
 
 impl Place {
+    pub(super) fn of(row: &Instance) -> Self {
+        Self {
+            machine: row.machine_id,
+            host: row.host_id,
+        }
+    }
+
     /// Whether that is the same machine; unknown ones never are.
     pub(super) fn is_on(self, machine: Option<u64>) -> bool {
         self.machine.is_some() && self.machine == machine
@@ -86,10 +93,7 @@ impl VastGpus {
     pub(super) async fn place_of(&self, gpu: GpuId) -> Result<Place, ProviderError> {
         let rows = self.list(&json!({"id": {"in": [gpu.contract()]}})).await?;
         let row = rows.into_iter().find(|row| row.id == Some(gpu.contract()));
-        Ok(row.map_or_else(Place::default, |row| Place {
-            machine: row.machine_id,
-            host: row.host_id,
-        }))
+        Ok(row.as_ref().map_or_else(Place::default, Place::of))
     }
 
     /// Searches the market: verified machines that fit, cheapest first.

@@ -9,11 +9,11 @@ use warmspare_domain::ids::GpuId;
 use super::VastGpus;
 use super::calls::Call;
 use super::listing::garbled;
-use super::market::{Offer, OfferQuery, Terms, country};
+use super::market::{Offer, OfferQuery, Place, Terms, country};
 use super::pace::Endpoint;
 use super::refusal::{Kind, Refusal};
-use super::wire::as_id;
-use crate::ports::{ProviderError, RentWish};
+use super::wire::{Instance, as_id};
+use crate::ports::{ProviderError, RentWish, StandbyLabel};
 
 /// Offers that are tried in one call. Each costs Vast's 4.5 s, and a caller's patience ends before a sixth.
 pub(super) const MAX_OFFERS: usize = 5;
@@ -41,14 +41,16 @@ impl VastGpus {
             tracing::info!(gpu.id = %gpu, "found the GPU that was rented for this wish before");
             return Ok(gpu);
         }
-        let lost = self.place_of(wish.like.id).await?;
+        // One list that misses a row is no proof (`vast-api.md` §12, rule 3): renting on it would rent twice.
+        let rows = self.list(&json!({})).await?;
+        if let Some(gpu) = oldest(&rows, &label) {
+            return Ok(gpu);
+        }
+        let neighbours = Neighbours::of(wish, &rows);
         let mut tried = BTreeSet::new();
         let mut last = "none is offered".to_owned();
         for query in queries(wish) {
-            let mut offers = self.search_offers(&query).await?;
-            // Whoever outbid us on that machine, or whatever befell it, is still there: it comes last.
-            offers.sort_by_key(|offer| lost.is_on(Some(offer.machine_id)));
-            for offer in offers {
+            for offer in neighbours.sift(self.search_offers(&query).await?) {
                 if tried.len() == MAX_OFFERS {
                     break;
                 }
@@ -76,8 +78,7 @@ impl VastGpus {
     /// The instance that carries this label; the oldest when there are several, which the sweep then reports.
     async fn labelled(&self, label: &str) -> Result<Option<GpuId>, ProviderError> {
         let rows = self.list(&json!({"label": {"eq": label}})).await?;
-        let ours = rows.into_iter().filter(|row| row.label.as_deref() == Some(label));
-        Ok(ours.filter_map(|row| row.id).min().map(GpuId::vast))
+        Ok(oldest(&rows, label))
     }
 
     /// Orders an offer once. `label` is unique for the wish behind it.
@@ -147,6 +148,41 @@ impl VastGpus {
             body["onstart"] = json!(onstart);
         }
         body
+    }
+}
+
+fn oldest(rows: &[Instance], label: &str) -> Option<GpuId> {
+    let ours = rows.iter().filter(|row| row.label.as_deref() == Some(label));
+    ours.filter_map(|row| row.id).min().map(GpuId::vast)
+}
+
+/// The machines that a new GPU should keep away from.
+struct Neighbours {
+    lost: Place,
+    standbys: Vec<Place>,
+}
+
+impl Neighbours {
+    fn of(wish: &RentWish, rows: &[Instance]) -> Self {
+        let is_standby = |row: &&Instance| {
+            let label = row.label.as_deref().and_then(StandbyLabel::parse);
+            label.is_some_and(|label| {
+                (&label.deployment, label.association) == (&wish.label.deployment, wish.label.association)
+            })
+        };
+        let lost = rows.iter().find(|row| row.id == Some(wish.like.id.contract()));
+        Self {
+            lost: lost.map_or_else(Place::default, Place::of),
+            standbys: rows.iter().filter(is_standby).map(Place::of).collect(),
+        }
+    }
+
+    /// Never beside the standby, which would die with it. Whoever outbid us on the lost GPU's machine, or whatever befell it, is still there: it
+    /// comes last.
+    fn sift(&self, mut offers: Vec<Offer>) -> Vec<Offer> {
+        offers.retain(|offer| !self.standbys.iter().any(|place| place.is_on(Some(offer.machine_id))));
+        offers.sort_by_key(|offer| self.lost.is_on(Some(offer.machine_id)));
+        offers
     }
 }
 

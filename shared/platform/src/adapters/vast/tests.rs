@@ -358,17 +358,19 @@ fn server_call(request: &Recorded) -> (String, Option<Value>) {
 }
 
 #[tokio::test]
-async fn the_machine_on_which_the_gpu_was_lost_comes_last() {
-    let market = Market::new(|id| match id {
-        11 => (true, ok(json!({"success": true, "new_contract": 7011}))),
-        _ => (false, Reply::Json(410, json!({"error": "no_such_ask", "msg": "gone"}))),
-    })
-    .await;
+async fn the_machine_on_which_the_gpu_was_lost_comes_last_and_the_standbys_own_never() {
+    let gone = Reply::Json(410, json!({"error": "no_such_ask", "msg": "gone"}));
+    let market = Market::new(move |_| (false, gone.clone())).await;
     let mut lost = row(5, "offline", "stopped");
     lost["machine_id"] = json!(11);
-    market.landed.lock().unwrap().push(lost);
-    assert_eq!(gpus(&market.server).rent(&wish()).await.unwrap(), vast(7011));
-    assert_eq!(market.taken(), ["PUT asks/12/", "PUT asks/11/"]);
+    let mut standby = row(6, "running", "running");
+    (standby["machine_id"], standby["label"]) = (json!(21), json!("ws/test/vast-5/s1"));
+    let mut another = row(7, "running", "running");
+    (another["machine_id"], another["label"]) = (json!(22), json!("ws/test/vast-8/s1"));
+    market.landed.lock().unwrap().extend([lost, standby, another]);
+    gpus(&market.server).rent(&wish()).await.unwrap_err();
+    let expected = ["12", "11", "22", "23", "24"].map(|offer| format!("PUT asks/{offer}/"));
+    assert_eq!(market.taken(), expected);
 }
 
 #[tokio::test]
