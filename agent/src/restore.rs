@@ -21,7 +21,7 @@ use crate::rsync::{Transfer, Wish};
 use crate::source;
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, PointFile, REQUEST_LOCK, RESTORE_LOCK, RestoreFile, RestoreStage};
-use crate::streams::{self, Filling, Whole};
+use crate::streams::{Filling, Whole};
 use crate::verify::{Comparison, Differences};
 
 /// The hidden verb of the worker.
@@ -312,7 +312,6 @@ impl<'a> Job<'a> {
             bytes: self.point.point.bytes,
         };
         filling.tidy();
-        streams::close_lanes(&self.machine);
         self.dir.write_json(&self.dir.file("restore-proof.json"), &proof)
     }
 

@@ -101,13 +101,6 @@ pub fn lanes() -> usize {
         .clamp(2, LANES_AT_MOST)
 }
 
-/// Closes the connections that only the streams used. Those that a killed worker leaves close by themselves.
-pub fn close_lanes(machine: &Machine) {
-    for lane in 1..lanes() {
-        machine.lane(lane).disconnect();
-    }
-}
-
 impl Filling<'_> {
     /// Brings as much as it can.
     ///

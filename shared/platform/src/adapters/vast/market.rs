@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use warmspare_domain::ids::GpuId;
 use warmspare_domain::units::MicroUsd;
 
 use super::VastGpus;
@@ -89,13 +88,6 @@ impl Place {
 }
 
 impl VastGpus {
-    /// Where a GPU is; nowhere in particular when it is not listed any more.
-    pub(super) async fn place_of(&self, gpu: GpuId) -> Result<Place, ProviderError> {
-        let rows = self.list(&json!({"id": {"in": [gpu.contract()]}})).await?;
-        let row = rows.into_iter().find(|row| row.id == Some(gpu.contract()));
-        Ok(row.as_ref().map_or_else(Place::default, Place::of))
-    }
-
     /// Searches the market: verified machines that fit, cheapest first.
     ///
     /// # Errors

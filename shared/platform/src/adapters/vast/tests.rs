@@ -374,6 +374,17 @@ async fn the_machine_on_which_the_gpu_was_lost_comes_last_and_the_standbys_own_n
 }
 
 #[tokio::test]
+async fn a_list_that_misses_the_rented_gpu_does_not_rent_a_second_one() {
+    let mut rented = row(7011, "running", "running");
+    rented["label"] = json!(LABEL);
+    let started = ok(json!({"success": true}));
+    let server = script(vec![page(&[], None), page(&[rented], None), started]).await;
+    assert_eq!(gpus(&server).rent(&wish()).await.unwrap(), vast(7011));
+    let orders = server.calls().into_iter().filter(|call| call.contains("/asks/"));
+    assert_eq!(orders.count(), 0);
+}
+
+#[tokio::test]
 async fn an_offer_that_vanished_leads_to_the_next_and_the_search_ends() {
     let gone = |id: u64| {
         Reply::Json(

@@ -47,7 +47,7 @@ impl VastStandbys {
         machine: &MachineSpec,
     ) -> Result<(), ProviderError> {
         // A standby must not die with its GPU.
-        let avoid = self.vast.place_of(association.gpu).await?;
+        let avoid = self.place_of(association.gpu).await?;
         let disk_gb = machine.disk_gb.max(LEAST_DISK_GB);
         let body = self.order(label, disk_gb);
         let (mut tried, mut last) = (0_usize, "none is offered".to_owned());
@@ -89,6 +89,12 @@ impl VastStandbys {
         if let Err(error) = self.vast.start(gpu).await {
             tracing::debug!(gpu.id = %gpu, error = %error, "a new standby was not told to start again");
         }
+    }
+
+    async fn place_of(&self, gpu: GpuId) -> Result<Place, ProviderError> {
+        let rows = self.vast.list(&json!({"id": {"in": [gpu.contract()]}})).await?;
+        let row = rows.iter().find(|row| row.id == Some(gpu.contract()));
+        Ok(row.map_or_else(Place::default, Place::of))
     }
 
     /// Never by bid: a standby that can be outbid is no safety.
