@@ -8,12 +8,16 @@ use warmspare_domain::units::Bytes;
 use crate::data_dir::DataDir;
 use crate::process;
 use crate::rsync::Transfer;
+use crate::rsync_output::Totals;
 
 /// Below this many bytes a second a link is slow: there zstd costs less than a tenth of one core, and on a faster one the GPU's time is worth more.
 const SLOW: u64 = 8 << 20;
 
 /// Less than this says nothing about a link.
 const ENOUGH: (Bytes, Duration) = (Bytes(8 << 20), Duration::from_secs(1));
+
+/// Nor do smaller files than this on average: both ends' disks take longer for them than a link does.
+const ENOUGH_A_FILE: u64 = 64 << 10;
 
 const FILE: &str = "link.json";
 
@@ -33,9 +37,11 @@ pub fn apply(dir: &DataDir, transfer: Transfer) -> Transfer {
     }
 }
 
-/// Notes how fast a transfer was.
-pub fn note(dir: &DataDir, wire: Bytes, took: Duration) {
-    if wire < ENOUGH.0 || took < ENOUGH.1 {
+/// Notes how fast a transfer was that looked at so many files.
+pub fn note(dir: &DataDir, totals: Totals, took: Duration) {
+    let wire = totals.wire_bytes;
+    let small = wire.0 / totals.files.max(1) < ENOUGH_A_FILE;
+    if wire < ENOUGH.0 || took < ENOUGH.1 || small {
         return;
     }
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -50,19 +56,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_large_transfer_tells_and_the_last_one_counts() {
+    fn only_a_transfer_of_large_files_tells_and_the_last_one_counts() {
         let place = tempfile::tempdir().unwrap();
         let dir = DataDir::open(place.path()).unwrap();
         let rate = || {
             dir.read_passing_json::<Link>(&dir.file(FILE))
                 .map(|link| link.bytes_per_second)
         };
-        note(&dir, Bytes(1 << 20), Duration::from_secs(100));
-        note(&dir, Bytes(64 << 20), Duration::from_millis(900));
+        let moved = |mib: u64, files| Totals {
+            files,
+            wire_bytes: Bytes(mib << 20),
+            ..Totals::default()
+        };
+        note(&dir, moved(1, 1), Duration::from_secs(100));
+        note(&dir, moved(64, 1), Duration::from_millis(900));
+        note(&dir, moved(17, 1_000_000), Duration::from_secs(6));
+        note(&dir, moved(300, 1_000_000), Duration::from_secs(100));
         assert_eq!(rate(), None);
-        note(&dir, Bytes(16 << 20), Duration::from_secs(4));
+        note(&dir, moved(16, 3), Duration::from_secs(4));
         assert_eq!(rate(), Some(4 << 20));
-        note(&dir, Bytes(64 << 20), Duration::from_secs(2));
+        note(&dir, moved(64, 0), Duration::from_secs(2));
         assert_eq!(rate(), Some(32 << 20));
     }
 }

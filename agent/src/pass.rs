@@ -251,11 +251,7 @@ impl<'a> Pass<'a> {
                 Ok(()) | Err(_) => still_bound(self.dir, self.binding.revision),
             }
         })?;
-        link::note(
-            self.dir,
-            done.tally.totals.unwrap_or_default().wire_bytes,
-            began.elapsed(),
-        );
+        link::note(self.dir, done.tally.totals.unwrap_or_default(), began.elapsed());
         Ok(done)
     }
 
