@@ -102,14 +102,15 @@ impl Transfer {
         Self::from_a_gpu(machine.rsync_shell(), filters).ends(remote(machine, source_path), with_slash(into))
     }
 
-    /// Counts the tree, and names what is missing here of the files above `small` bytes, with size and time; changes nothing.
+    /// Counts the tree, and names what is missing here of the directories and of the files above `small` bytes, with kind, size and
+    /// time; changes nothing.
     #[must_use]
     pub fn list_large(machine: &Machine, source_path: &str, filters: &[String], small: u64, into: &Path) -> Self {
         let mut transfer = Self::from_a_gpu(machine.rsync_shell(), filters);
         transfer.push("--dry-run");
         transfer.push(format!("--min-size={}", small + 1));
-        // The last one counts.
-        transfer.push("--out-format=%i %l %M %n");
+        // The last one counts. What follows the first word is taken for the name.
+        transfer.push("--out-format=%i %i %l %M %n");
         transfer.ends(remote(machine, source_path), with_slash(into))
     }
 

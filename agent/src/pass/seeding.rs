@@ -13,7 +13,7 @@ use crate::error::AgentError;
 use crate::incoming::{Incoming, Start};
 use crate::inventory::{CACHES, SMALL, is_cached};
 use crate::rsync::Transfer;
-use crate::rsync_output::{Tally, Totals};
+use crate::rsync_output::{MOST_NAMED, Tally, Totals};
 use crate::tree::{self, Census};
 
 /// With less than this in large files the order does not matter: nothing keeps the rest waiting, and each part costs a listing of the tree.
@@ -83,7 +83,15 @@ impl Backlog {
     }
 }
 
-/// A large file of the GPU, as rsync lists it.
+/// What the first listing of the GPU names.
+#[derive(Debug, PartialEq, Eq)]
+enum Listed {
+    /// A cache, or something in one.
+    Cached,
+    /// A large file elsewhere.
+    Large(Large),
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Large {
     modified: String,
@@ -91,15 +99,21 @@ struct Large {
     name: PathBuf,
 }
 
-impl Large {
-    // `SIZE YYYY/MM/DD-HH:MM:SS NAME`, as the output format asks for.
+impl Listed {
+    // `>f+++++++++ SIZE YYYY/MM/DD-HH:MM:SS NAME`, as the output format asks for.
     fn read(line: &[u8]) -> Option<Self> {
-        let mut words = line.splitn(3, |byte| *byte == b' ');
-        let size = std::str::from_utf8(words.next()?).ok()?.parse().ok()?;
-        let modified = String::from_utf8(words.next()?.to_vec()).ok()?;
-        let name = words.next().filter(|name| !is_cached(name))?;
-        let name = tree::below(name, &[])?;
-        Some(Self { modified, size, name })
+        let mut words = line.splitn(4, |byte| *byte == b' ');
+        let (kind, size, modified, name) = (words.next()?, words.next()?, words.next()?, words.next()?);
+        if is_cached(name) {
+            return Some(Self::Cached);
+        }
+        // A directory has a size, too.
+        (kind.get(1) == Some(&b'f')).then_some(())?;
+        Some(Self::Large(Large {
+            modified: String::from_utf8(modified.to_vec()).ok()?,
+            size: std::str::from_utf8(size).ok()?.parse().ok()?,
+            name: tree::below(name, &[])?,
+        }))
     }
 }
 
@@ -116,8 +130,8 @@ impl Pass<'_> {
             wire_bytes: totals.wire_bytes,
             ..Totals::default()
         });
-        let named = listed.tally.named.iter();
-        let large: Vec<Large> = named.filter_map(|(line, _)| Large::read(line)).collect();
+        let named = &listed.tally.named;
+        let (large, caches) = sort(named.iter().filter_map(|(line, _)| Listed::read(line)));
         if large.iter().map(|file| file.size).sum::<u64>() < WORTH_IT {
             return Ok(seeded);
         }
@@ -132,8 +146,11 @@ impl Pass<'_> {
             let transfer = Transfer::pull_listed(&self.machine, &bind.source_path, &filters, &list, &incoming.path);
             self.part(incoming, backlog, Part::Some, &incoming.receive(transfer), &mut seeded)?;
         }
-        let rest = self.some(incoming, &without_caches());
-        self.part(incoming, backlog, Part::All, &rest, &mut seeded)?;
+        // Without caches the closing pass fetches the same, and looks at every file only once.
+        if caches || named.len() == MOST_NAMED {
+            let rest = self.some(incoming, &without_caches());
+            self.part(incoming, backlog, Part::All, &rest, &mut seeded)?;
+        }
         self.begin_part(incoming, backlog, Part::All)?;
         Ok(seeded)
     }
@@ -186,6 +203,18 @@ fn code_only() -> Vec<String> {
         .collect()
 }
 
+/// The large files, and whether there are caches.
+fn sort(listed: impl Iterator<Item = Listed>) -> (Vec<Large>, bool) {
+    let (mut large, mut caches) = (Vec::new(), false);
+    for entry in listed {
+        match entry {
+            Listed::Cached => caches = true,
+            Listed::Large(file) => large.push(file),
+        }
+    }
+    (large, caches)
+}
+
 fn batches(mut large: Vec<Large>) -> Vec<Vec<PathBuf>> {
     large.sort_by(|a, b| b.modified.cmp(&a.modified).then_with(|| a.name.cmp(&b.name)));
     let (mut batches, mut open, mut bytes) = (Vec::new(), Vec::new(), 0_u64);
@@ -207,15 +236,18 @@ mod tests {
 
     #[test]
     fn large_files_come_newest_first_and_caches_not_at_all() {
-        let lines: [&[u8]; 6] = [
-            b"2000000 2026/11/24-05:01:45 old.pt",
-            b"2147483648 2026/11/24-07:01:45 runs/new one.pt",
-            b"2000000 2026/11/24-06:01:45 line\nbreak",
-            b"9000000 2026/11/24-08:01:45 .cache/pip/wheel",
-            b"9000000 2026/11/24-08:01:45 ../../etc/passwd",
+        let lines: [&[u8]; 7] = [
+            b">f+++++++++ 2000000 2026/11/24-05:01:45 old.pt",
+            b">f+++++++++ 2147483648 2026/11/24-07:01:45 runs/new one.pt",
+            b">f+++++++++ 2000000 2026/11/24-06:01:45 line\nbreak",
+            b">f+++++++++ 9000000 2026/11/24-08:01:45 .cache/pip/wheel",
+            b">f+++++++++ 9000000 2026/11/24-08:01:45 ../../etc/passwd",
+            b"cd+++++++++ 67108864 2026/11/24-08:01:45 many",
             b"garbage",
         ];
-        let found = batches(lines.into_iter().filter_map(Large::read).collect());
+        let (large, caches) = sort(lines.into_iter().filter_map(Listed::read));
+        assert!(caches);
+        let found = batches(large);
         let expected: [&[&str]; 2] = [&["runs/new one.pt"], &["line\nbreak", "old.pt"]];
         let expected = expected.map(|names| names.iter().map(PathBuf::from).collect::<Vec<_>>());
         assert_eq!(found, expected);
