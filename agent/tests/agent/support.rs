@@ -197,7 +197,8 @@ impl Machine {
     }
 
     pub fn is_held(&self) -> bool {
-        self.place.path().join("holding").exists()
+        // A shell makes the file before it writes into it.
+        fs::metadata(self.place.path().join("holding")).is_ok_and(|found| found.len() > 0)
     }
 
     /// Lets the rsync that waits go on, and the next one wait.
