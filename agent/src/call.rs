@@ -53,10 +53,7 @@ fn perform(dir: &DataDir, request: &Request) -> Result<Outcome, AgentError> {
         Request::Compare(request) => Ok(Outcome::Compared(Box::new(compare::compare(dir, request)?))),
         Request::Rescue(request) => rescue::request(dir, request).and_then(|()| report(dir)),
         Request::Restore(request) => restore::request(dir, request).and_then(|()| report(dir)),
-        Request::AuthorizeDownload(request) => Ok(Outcome::DownloadAuthorized {
-            point: download::authorize(dir, request)?,
-            until: request.until,
-        }),
+        Request::AuthorizeDownload(request) => download::authorize(dir, request),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Downloads: one key, one recovery point, read-only, until an instant; served by rsync or tar and nothing else.
+//! Downloads: one key, one recovery point or what arrived of a first pass, read-only, until an instant; served by rsync or tar and nothing else.
 //!
 //! The other side is a plain `rsync` over `ssh` without `-s`; the path it names is ignored. What it may ask for:
 //! `rsync -rlptgoDHXSnczWu --numeric-ids --partial --inplace --delete --info=progress2 --timeout=N --bwlimit=N` and the like.
@@ -14,11 +14,12 @@ use std::process::Command;
 
 use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::Timestamp;
-use warmspare_wire::agent::{AuthorizeDownload, RecoveryPoint};
+use warmspare_wire::agent::{AuthorizeDownload, Outcome, Partial, PointChoice};
 
 use crate::clock;
 use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
+use crate::incoming;
 use crate::recovery_points::{self, tree_of};
 use crate::state::{Hold, REQUEST_LOCK};
 use crate::tree;
@@ -36,11 +37,12 @@ const KEY_TYPES: [&str; 7] = [
     "ssh-rsa",
 ];
 
-/// Lets one key read one recovery point until an instant. Asking again for the same key replaces its permission.
+/// Lets one key read one recovery point, or what arrived of a first pass, until an instant. Asking again for the same key
+/// replaces its permission.
 ///
 /// # Errors
-/// When the key is not one plain public key, the instant is over, no recovery point fits, or `authorized_keys` cannot be written.
-pub fn authorize(dir: &DataDir, request: &AuthorizeDownload) -> Result<RecoveryPoint, AgentError> {
+/// When the key is not one plain public key, the instant is over, nothing fits, or `authorized_keys` cannot be written.
+pub fn authorize(dir: &DataDir, request: &AuthorizeDownload) -> Result<Outcome, AgentError> {
     let key = PublicKey::read(&request.public_key)?;
     let now = clock::now();
     if request.until <= now {
@@ -48,24 +50,62 @@ pub fn authorize(dir: &DataDir, request: &AuthorizeDownload) -> Result<RecoveryP
     }
     let command = forced_command(dir)?;
     let _decision = dir.lock_briefly(REQUEST_LOCK)?;
-    let point = recovery_points::choose(dir, &request.point)?.point;
-    let mut holds = dir.holds()?.unwrap_or_default();
-    holds.holds.retain(|hold| hold.until > now);
-    holds.holds.push(Hold {
-        point: point.id.clone(),
-        until: request.until,
-    });
-    // Held before it is promised: thinning looks at the holds.
-    dir.save_holds(&holds)?;
+    let until = request.until;
+    let (what, outcome) = match &request.point {
+        PointChoice::Partial => {
+            let partial = count(&incoming::unfinished(dir)?)?;
+            (
+                PointChoice::Partial,
+                Outcome::PartialDownloadAuthorized { partial, until },
+            )
+        }
+        choice @ (PointChoice::Latest | PointChoice::Id(_) | PointChoice::Checkpoint(_)) => {
+            let found = recovery_points::choose(dir, choice);
+            let point = found.map_err(|error| or_partial(dir, error))?.point;
+            // Held before it is promised: thinning looks at the holds.
+            hold(dir, &point.id, until, now)?;
+            let what = PointChoice::Id(point.id.clone());
+            (what, Outcome::DownloadAuthorized { point, until })
+        }
+    };
     let line = format!(
-        "command=\"{command} {} {}\",restrict {} {}",
-        point.id, request.until, key.kind, key.base64
+        "command=\"{command} {what} {until}\",restrict {} {}",
+        key.kind, key.base64
     );
     rewrite_keys(dir, |lines| {
         lines.retain(|line| !is_ours(line, &command) || (!is_over(line, now) && !line.ends_with(&key.base64)));
         lines.push(line);
     })?;
-    Ok(point)
+    Ok(outcome)
+}
+
+fn hold(dir: &DataDir, point: &RecoveryPointId, until: Timestamp, now: Timestamp) -> Result<(), AgentError> {
+    let mut holds = dir.holds()?.unwrap_or_default();
+    holds.holds.retain(|hold| hold.until > now);
+    holds.holds.push(Hold {
+        point: point.clone(),
+        until,
+    });
+    dir.save_holds(&holds)
+}
+
+/// Says what else there is, where no recovery point is.
+fn or_partial(dir: &DataDir, error: AgentError) -> AgentError {
+    if let AgentError::NoRecoveryPoint { wanted } = &error
+        && incoming::unfinished(dir).is_ok()
+    {
+        let wanted = format!("{wanted}; only a part of the first pass arrived, ask for `partial`");
+        return AgentError::NoRecoveryPoint { wanted };
+    }
+    error
+}
+
+fn count(unfinished: &Path) -> Result<Partial, AgentError> {
+    let census = tree::census(unfinished).map_err(|error| AgentError::io("count what arrived", error))?;
+    Ok(Partial {
+        files: census.files,
+        bytes: census.bytes,
+    })
 }
 
 /// Removes the permissions that are over.
@@ -89,15 +129,21 @@ pub fn remove_expired(dir: &DataDir) -> Result<(), AgentError> {
     dir.save_holds(&holds)
 }
 
-/// Becomes rsync, serving this recovery point to whoever logged in with an authorised key. Returns only when it refuses.
-pub fn serve(dir: &DataDir, point: &RecoveryPointId, until: Timestamp) -> String {
+/// Becomes rsync, serving this to whoever logged in with an authorised key. Returns only when it refuses.
+pub fn serve(dir: &DataDir, what: &PointChoice, until: Timestamp) -> String {
     if clock::now() >= until {
         return "this permission to download is over; ask for a new one".into();
     }
-    let tree = tree_of(dir, point);
-    if !fs::symlink_metadata(&tree).is_ok_and(|found| found.is_dir()) {
-        return format!("recovery point {point} is gone; ask for a newer one");
-    }
+    let found = if *what == PointChoice::Partial {
+        incoming::unfinished(dir)
+    } else {
+        recovery_points::choose(dir, what).map(|found| tree_of(dir, &found.point.id))
+    };
+    let tree = match found {
+        Ok(tree) => tree,
+        Err(AgentError::NoRecoveryPoint { wanted }) => return format!("{wanted} is gone; ask for a newer one"),
+        Err(error) => return error.message(),
+    };
     let asked = std::env::var("SSH_ORIGINAL_COMMAND").unwrap_or_default();
     if let Some(wanted) = tar_path(&asked) {
         return serve_tar(&tree, &wanted);

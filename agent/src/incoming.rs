@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::process;
-use crate::recovery_points::{Sharing, discard, make_subvolume, tree_of};
+use crate::recovery_points::{self, Sharing, discard, make_subvolume, tree_of};
 use crate::rsync::{PARTIAL, Transfer};
 use crate::ssh::last_words;
 use crate::state::{IncomingFile, PointFile, Touched};
@@ -177,6 +177,25 @@ impl Incoming {
             }
             (Sharing::HardLinks, None) => Ok(()),
         }
+    }
+}
+
+/// Where what arrived of a first pass lies, while that is all there is.
+///
+/// # Errors
+/// When the first pass completed, or nothing arrived.
+pub fn unfinished(dir: &DataDir) -> Result<PathBuf, AgentError> {
+    if !recovery_points::list(dir)?.is_empty() {
+        return Err(AgentError::BadRequest(
+            "the first pass is complete: there are recovery points to download".into(),
+        ));
+    }
+    let here = dir.incoming();
+    match fs::read_dir(&here).is_ok_and(|mut entries| entries.next().is_some()) {
+        true => Ok(here),
+        false => Err(AgentError::NoRecoveryPoint {
+            wanted: "partial: nothing has arrived yet".into(),
+        }),
     }
 }
 

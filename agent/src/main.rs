@@ -127,7 +127,7 @@ enum Verb {
         arguments: Vec<OsString>,
     },
     #[command(name = download::SERVE, hide = true)]
-    ServeDownload { point: RecoveryPointId, until: Timestamp },
+    ServeDownload { what: PointChoice, until: Timestamp },
 }
 
 #[derive(Args)]
@@ -248,8 +248,8 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
             eprintln!("rsync error: cannot start {}: {error}", program.display());
             ExitCode::from(127)
         }
-        Verb::ServeDownload { point, until } => {
-            let refusal = DataDir::open(&data).map(|dir| download::serve(&dir, &point, until));
+        Verb::ServeDownload { what, until } => {
+            let refusal = DataDir::open(&data).map(|dir| download::serve(&dir, &what, until));
             eprintln!("{}", refusal.unwrap_or_else(|error| error.message()));
             ExitCode::FAILURE
         }

@@ -103,9 +103,11 @@ impl<'a> Pass<'a> {
             (outcome, _) => outcome,
         };
         match &outcome {
+            // What arrived of a first pass may be the last copy of it.
+            Err(_) if self.base.is_none() => {}
             // What a guard refused must not be taken up by the next pass.
             Err(AgentError::Halted { .. }) => incoming::give_up(self.dir)?,
-            Err(AgentError::DiskFull) if self.base.is_some() => {
+            Err(AgentError::DiskFull) => {
                 incoming::give_up(self.dir)?;
                 recovery_points::empty_trash(self.dir);
             }

@@ -78,6 +78,11 @@ pub fn choose(dir: &DataDir, choice: &PointChoice) -> Result<PointFile, AgentErr
             let newest = points.into_iter().rfind(|point| point.holds(name));
             (newest, format!("checkpoint {name}"))
         }
+        PointChoice::Partial => {
+            return Err(AgentError::BadRequest(
+                "what arrived of a first pass can only be downloaded: it may be in the middle of anything".into(),
+            ));
+        }
     };
     found.ok_or(AgentError::NoRecoveryPoint { wanted })
 }

@@ -69,10 +69,14 @@ impl<'a> RescuePass<'a> {
         reserve::take(self.dir)?;
         self.dir.note_pass(&self.under_way)?;
         let outcome = self.attempt();
+        if matches!(outcome, Err(AgentError::DiskFull)) {
+            reserve::release(self.dir);
+        }
         match &outcome {
+            // What arrived of a first pass may be the last copy of it.
+            Err(_) if self.base.is_none() => {}
             Err(AgentError::Halted { .. } | AgentError::StaleEpoch { .. }) => incoming::give_up(self.dir)?,
             Err(AgentError::DiskFull) => {
-                reserve::release(self.dir);
                 incoming::give_up(self.dir)?;
                 recovery_points::empty_trash(self.dir);
             }

@@ -127,6 +127,7 @@ fn is_same(dir: &DataDir, job: &RestoreFile, restore: &Restore) -> Result<bool, 
         PointChoice::Checkpoint(name) => recovery_points::list(dir)?
             .iter()
             .any(|point| point.point.id == job.point && point.holds(name)),
+        PointChoice::Partial => false,
     };
     Ok(point && job.epoch == restore.epoch && job.target == restore.target && job.target_path == restore.target_path)
 }

@@ -150,7 +150,8 @@ fn exit_code(request: &Request, outcome: &Outcome) -> u8 {
         | Outcome::Status(_)
         | Outcome::RecoveryPoints(_)
         | Outcome::Compared(_)
-        | Outcome::DownloadAuthorized { .. } => DONE,
+        | Outcome::DownloadAuthorized { .. }
+        | Outcome::PartialDownloadAuthorized { .. } => DONE,
     }
 }
 
@@ -167,6 +168,10 @@ fn print(outcome: &Outcome) {
         Outcome::DownloadAuthorized { point, until } => {
             println!("recovery point {} may be read until {until}", point.id)
         }
+        Outcome::PartialDownloadAuthorized { partial, until } => println!(
+            "{} files, {} of an unfinished first pass may be read until {until}",
+            partial.files, partial.bytes
+        ),
         Outcome::Refused(refusal) => eprintln!("{}", refusal.message),
     }
 }

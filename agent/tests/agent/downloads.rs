@@ -6,11 +6,15 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use warmspare_agent::clock;
+use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::Epoch;
 use warmspare_domain::units::Timestamp;
-use warmspare_wire::agent::{AuthorizeDownload, Outcome, PointChoice, RefusalKind, Request};
+use warmspare_wire::agent::{AuthorizeDownload, Outcome, PointChoice, RefusalKind, Request, Urgency};
 
-use crate::support::{Machine, Standby, assert_same_tree, bound, grow_rich_tree, refusal_of, write};
+use crate::support::{
+    Machine, Standby, assert_same_tree, bound, eventually, grow_rich_tree, kill, noise, refusal_of, remove_tree,
+    status_of, write,
+};
 
 const FIRST: Epoch = Epoch::FIRST;
 
@@ -76,10 +80,14 @@ impl Person {
 }
 
 fn authorize(standby: &Standby, key: &str, until: Timestamp) -> Outcome {
+    authorize_for(standby, key, until, PointChoice::Latest)
+}
+
+fn authorize_for(standby: &Standby, key: &str, until: Timestamp, point: PointChoice) -> Outcome {
     standby.call(Request::AuthorizeDownload(AuthorizeDownload {
         public_key: key.to_owned(),
         until,
-        point: PointChoice::Latest,
+        point,
     }))
 }
 
@@ -281,4 +289,101 @@ fn an_authorised_key_gets_the_point_or_one_path_of_it_as_a_tar_stream() {
             "{command}: {refused:?}"
         );
     }
+}
+
+/// A first pass that ended when code and the checkpoint had arrived, and the images had not.
+fn broken_off() -> (Machine, Standby) {
+    let (mut gpu, standby) = bound();
+    for (name, size) in [("src/train.py", 300), ("runs/new.pt", 40 << 20), ("data/1.jpg", 5000)] {
+        write(&gpu.tree().join(name), noise(size));
+    }
+    gpu.wrap_rsync("", "hold");
+    gpu.hold();
+    standby.try_sync(FIRST, Urgency::Due, 0);
+    // The list, then code.
+    for _ in 0..2 {
+        gpu.wait_until_held();
+        gpu.release_once();
+    }
+    gpu.wait_until_held();
+    let checkpoint = standby.data.join("incoming/runs/new.pt");
+    eventually("the checkpoint arrived", || checkpoint.exists().then_some(()));
+    standby.workers().into_iter().for_each(kill);
+    gpu.release();
+    eventually("the worker ended", || standby.workers().is_empty().then_some(()));
+    (gpu, standby)
+}
+
+fn assert_partial(standby: &Standby, person: &Person, gpu_had: &[(&str, Vec<u8>)]) {
+    let outcome = authorize_for(standby, &person.key(), soon(), PointChoice::Partial);
+    let Outcome::PartialDownloadAuthorized { partial, .. } = outcome else {
+        panic!("not authorised: {outcome:?}");
+    };
+    assert_eq!(partial.files, gpu_had.len() as u64);
+    let got = person.place.path().join("got");
+    let download = person.rsync(&["-aHX", "--partial"], "/", &got);
+    assert!(download.status.success(), "{download:?}");
+    for (name, content) in gpu_had {
+        assert!(fs::read(got.join(name)).unwrap() == *content, "{name} differs");
+    }
+    assert!(!got.join("data/1.jpg").exists());
+    let archive = person.run("warmspare-tar src");
+    assert!(archive.status.success() && !archive.stdout.is_empty(), "{archive:?}");
+}
+
+fn arrived(gpu: &Machine) -> Vec<(&'static str, Vec<u8>)> {
+    ["src/train.py", "runs/new.pt"]
+        .map(|name| (name, fs::read(gpu.tree().join(name)).unwrap()))
+        .into()
+}
+
+#[test]
+fn what_arrived_of_a_first_pass_is_downloaded_and_nothing_else_is_done_with_it() {
+    let (mut gpu, standby) = broken_off();
+    gpu.halt();
+    let person = Person::of(&standby);
+    assert_partial(&standby, &person, &arrived(&gpu));
+    let latest = refusal_of(authorize(&standby, &person.key(), soon()));
+    assert_eq!(latest.kind, RefusalKind::NoRecoveryPoint, "{latest:?}");
+    assert!(latest.message.contains("ask for `partial`"), "{latest:?}");
+    let target = Machine::start(&[&standby.key()]);
+    let mut restore = standby.restore_request(&target, FIRST.next(), 0);
+    restore.point = PointChoice::Partial;
+    let restore = refusal_of(standby.call(Request::Restore(restore)));
+    assert_eq!(restore.kind, RefusalKind::BadRequest, "{restore:?}");
+
+    gpu.boot();
+    let point = standby.pass(FIRST).points.latest.unwrap();
+    assert_same_tree(&gpu.tree(), &standby.point_tree(&point));
+    let over = refusal_of(authorize_for(&standby, &person.key(), soon(), PointChoice::Partial));
+    assert_eq!(over.kind, RefusalKind::BadRequest, "{over:?}");
+    let old = person.rsync(&["-a"], "/", &person.place.path().join("late"));
+    let words = String::from_utf8_lossy(&old.stderr).into_owned();
+    assert!(
+        !old.status.success() && words.contains("the first pass is complete"),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_gpu_that_comes_back_empty_in_its_first_pass_halts_and_what_arrived_stays() {
+    let (gpu, standby) = broken_off();
+    let had = arrived(&gpu);
+    remove_tree(&gpu.tree());
+    fs::create_dir(gpu.tree()).unwrap();
+    for _ in 0..2 {
+        let status = status_of(standby.try_sync(FIRST, Urgency::Due, 30_000));
+        let halt = status.halt.expect("it copied an empty directory");
+        assert_eq!(halt.reason, HaltReason::MarkerMissing);
+        assert!(status.points.partial.0 > 40 << 20, "what arrived was thrown away");
+    }
+    assert_partial(&standby, &Person::of(&standby), &had);
+}
+
+#[test]
+fn before_anything_arrived_there_is_nothing_to_download() {
+    let (_gpu, standby) = bound();
+    let person = Person::of(&standby);
+    let refusal = refusal_of(authorize_for(&standby, &person.key(), soon(), PointChoice::Partial));
+    assert_eq!(refusal.kind, RefusalKind::NoRecoveryPoint, "{refusal:?}");
 }

@@ -20,6 +20,9 @@ use crate::client::{Api, NotNow, print_json};
 /// How long a resting standby may take to wake: a minute or two live, see `reference/google/compute.md`.
 const WAKES_WITHIN: Duration = Duration::from_secs(300);
 
+/// Where the standby keeps the beginnings of files, beside where each will lie.
+const PARTIAL_FILES: &str = ".warmspare-partial";
+
 /// Download a recovery point, straight from the standby. Repeating it goes on where it stopped.
 #[derive(Debug, Args)]
 pub(crate) struct Download {
@@ -36,7 +39,8 @@ pub(crate) struct Download {
     /// Only what lies at this path of the recovery point.
     #[arg(long, value_name = "PATH")]
     path: Option<PathBuf>,
-    /// This recovery point instead of the newest: its id, or the name of a checkpoint.
+    /// This recovery point instead of the newest: its id, or the name of a checkpoint. `partial` is what arrived of a first pass
+    /// that is not complete.
     #[arg(long)]
     point: Option<PointChoice>,
     /// How long the permission lasts, in hours.
@@ -66,37 +70,42 @@ impl Download {
         let keys = tempfile::tempdir().context("cannot make a directory for the download's key")?;
         let public_key = make_key(keys.path()).await?;
         let terms = self.ask_for_terms(&public_key).await?;
-        let total = terms["point"]["bytes"].as_u64().unwrap_or_default();
+        let content = Content::of(&terms);
         let Some(directory) = &self.directory else {
             write_tar(keys.path(), &terms, path.as_deref(), None).await?;
             return Ok(ExitCode::SUCCESS);
         };
         if let Some(path) = path.as_deref() {
             write_tar(keys.path(), &terms, Some(path), Some(directory)).await?;
-            return self.say_path(directory, &terms);
+            return self.say_path(directory, &content);
         }
-        pull(keys.path(), &terms, directory, total).await?;
-        let point = text(&terms["point"], "id");
+        pull(keys.path(), &terms, directory, content.bytes()).await?;
         if self.api.json {
-            print_json(&json!({"directory": directory, "point": terms["point"]}))?;
+            let mut said = json!({"directory": directory});
+            said[content.name] = content.figures.clone();
+            print_json(&said)?;
         } else {
             println!(
-                "{} files, {} of recovery point {point} are in {}",
-                terms["point"]["files"],
-                Bytes(total),
+                "{} files, {} of {} are in {}",
+                content.figures["files"],
+                Bytes(content.bytes()),
+                content.words(),
                 directory.display()
             );
+            content.warn();
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    fn say_path(&self, directory: &Path, terms: &Value) -> anyhow::Result<ExitCode> {
+    fn say_path(&self, directory: &Path, content: &Content) -> anyhow::Result<ExitCode> {
         if self.api.json {
-            print_json(&json!({"directory": directory, "path": self.path, "point": terms["point"]}))?;
+            let mut said = json!({"directory": directory, "path": self.path});
+            said[content.name] = content.figures.clone();
+            print_json(&said)?;
         } else {
             let path = self.path.as_deref().unwrap_or(Path::new("")).display();
-            let point = text(&terms["point"], "id");
-            println!("{path} of recovery point {point} is in {}", directory.display());
+            println!("{path} of {} is in {}", content.words(), directory.display());
+            content.warn();
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -122,6 +131,45 @@ impl Download {
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+}
+
+/// What there is to download.
+struct Content {
+    name: &'static str,
+    figures: Value,
+}
+
+impl Content {
+    fn of(terms: &Value) -> Self {
+        let name = if terms["partial"].is_object() {
+            "partial"
+        } else {
+            "point"
+        };
+        Self {
+            name,
+            figures: terms[name].clone(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.figures["bytes"].as_u64().unwrap_or_default()
+    }
+
+    fn words(&self) -> String {
+        match self.name {
+            "partial" => "an unfinished first pass".to_owned(),
+            _ => format!("recovery point {}", text(&self.figures, "id")),
+        }
+    }
+
+    fn warn(&self) {
+        if self.name == "partial" {
+            eprintln!(
+                "Files may be missing, and those that are there may not fit together. The beginnings of large files lie in directories named {PARTIAL_FILES}."
+            );
         }
     }
 }

@@ -462,6 +462,8 @@ pub enum PointChoice {
     Id(RecoveryPointId),
     /// The newest one that holds this checkpoint as it was when it was named.
     Checkpoint(CheckpointName),
+    /// None: what arrived of a first pass that is not complete. Only for downloads.
+    Partial,
 }
 
 impl fmt::Display for PointChoice {
@@ -470,6 +472,7 @@ impl fmt::Display for PointChoice {
             Self::Latest => f.write_str(CheckpointName::LATEST),
             Self::Id(id) => id.fmt(f),
             Self::Checkpoint(name) => name.fmt(f),
+            Self::Partial => f.write_str(CheckpointName::PARTIAL),
         }
     }
 }
@@ -477,10 +480,13 @@ impl fmt::Display for PointChoice {
 impl FromStr for PointChoice {
     type Err = InvalidName;
 
-    /// Reads `latest`, an id, or the name of a checkpoint.
+    /// Reads `latest`, `partial`, an id, or the name of a checkpoint.
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         if text == CheckpointName::LATEST {
             return Ok(Self::Latest);
+        }
+        if text == CheckpointName::PARTIAL {
+            return Ok(Self::Partial);
         }
         match text.parse() {
             Ok(id) => Ok(Self::Id(id)),

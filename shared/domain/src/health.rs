@@ -130,12 +130,15 @@ fn note_phase(a: &Association, now: Timestamp, notes: &mut Vec<(Grade, String)>)
         ),
         Phase::Seeding => (
             Grade::Degraded,
-            "the first pass is under way; nothing can be restored yet".to_owned(),
+            "the first pass is under way; nothing can be restored yet, only what has arrived be downloaded (as `partial`)"
+                .to_owned(),
         ),
         Phase::Holding(loss) => {
             let saved = match a.saved {
                 Saved::Points => "the data is kept",
-                Saved::Nothing => "no recovery point had been completed: nothing, or only a part, was saved",
+                Saved::Nothing => {
+                    "no recovery point had been completed; what arrived of the first pass can be downloaded (as `partial`)"
+                }
             };
             let end = loss.since + a.policy.retention.duration();
             let hours = end.since(now).as_secs() / 3600;
@@ -152,12 +155,17 @@ fn note_phase(a: &Association, now: Timestamp, notes: &mut Vec<(Grade, String)>)
             Grade::Degraded,
             "the data is being restored onto another GPU".to_owned(),
         ),
-        Phase::Halted { reason, .. } => (
-            Grade::Bad,
-            format!(
-                "copying halted: {reason}; the recovery points are safe. Look at the GPU, then accept it as it is, or restore"
-            ),
-        ),
+        Phase::Halted { reason, .. } => {
+            let rest = match a.saved {
+                Saved::Points => {
+                    "the recovery points are safe. Look at the GPU, then accept it as it is, or restore"
+                }
+                Saved::Nothing => {
+                    "what had arrived of the first pass is kept: download it (as `partial`) before you accept the GPU as it is, which replaces it"
+                }
+            };
+            (Grade::Bad, format!("copying halted: {reason}; {rest}"))
+        }
         Phase::Releasing { .. } => (Grade::Degraded, "the standby is being deleted".to_owned()),
     };
     notes.push((grade, text));

@@ -366,6 +366,9 @@ impl CheckpointName {
     /// The word for the newest recovery point, whatever is in it.
     pub const LATEST: &str = "latest";
 
+    /// The word for what arrived of a first pass that is not complete.
+    pub const PARTIAL: &str = "partial";
+
     /// The name as text: letters, digits, `.`, `_` and `-` only, so it is safe as a part of a file name.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -387,8 +390,8 @@ impl FromStr for CheckpointName {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
         let start = text.starts_with(|first: char| first.is_ascii_alphanumeric());
-        // These two mean something else wherever a recovery point is asked for.
-        let taken = text == Self::LATEST || text.parse::<RecoveryPointId>().is_ok();
+        // These mean something else wherever a recovery point is asked for.
+        let taken = [Self::LATEST, Self::PARTIAL].contains(&text) || text.parse::<RecoveryPointId>().is_ok();
         if inner && start && !taken && text.len() <= 64 {
             Ok(Self(text.to_owned()))
         } else {

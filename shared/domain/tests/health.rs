@@ -1,11 +1,11 @@
-//! What health says of a disk that is too slow for its load.
+//! What health says of a disk that is too slow for its load, and of a first pass that is not complete.
 
 mod fixtures;
 
 use std::time::Duration;
 
 use fixtures::*;
-use warmspare_domain::association::Association;
+use warmspare_domain::association::{Association, Saved};
 use warmspare_domain::health::{Grade, Health, Heartbeat, LastPass, health};
 use warmspare_domain::units::Bytes;
 
@@ -67,4 +67,34 @@ fn what_another_disk_would_not_help_is_not_blamed_on_it() {
     let mut balanced = protected();
     balanced.policy.machine.disk_type = "pd-balanced".to_owned();
     assert_eq!(after(&balanced, 60, 200_000, 4_000, 100).grade, Grade::Good);
+}
+
+#[test]
+fn before_the_first_recovery_point_health_says_what_can_be_had() {
+    let halted = |saved| Association { saved, ..halted() };
+    for (a, grade, says, never) in [
+        (seeding(), Grade::Degraded, "as `partial`", "recovery points are safe"),
+        (
+            halted(Saved::Nothing),
+            Grade::Bad,
+            "as `partial`",
+            "recovery points are safe",
+        ),
+        (halted(Saved::Points), Grade::Bad, "recovery points are safe", "partial"),
+        (
+            Association {
+                saved: Saved::Nothing,
+                ..holding()
+            },
+            Grade::Bad,
+            "as `partial`",
+            "the data is kept",
+        ),
+        (holding(), Grade::Bad, "the data is kept", "partial"),
+    ] {
+        let health = health(&a, None, t0());
+        let text = health.reasons.join("\n");
+        assert_eq!(health.grade, grade, "{text}");
+        assert!(text.contains(says) && !text.contains(never), "{text}");
+    }
 }

@@ -247,6 +247,13 @@ pub enum Outcome {
         /// When the permission ends.
         until: Timestamp,
     },
+    /// To [`Request::AuthorizeDownload`] of what is not a recovery point.
+    PartialDownloadAuthorized {
+        /// What the key may read.
+        partial: Partial,
+        /// When the permission ends.
+        until: Timestamp,
+    },
     /// The request was understood and not done.
     Refused(Refusal),
 }
@@ -547,6 +554,15 @@ pub struct Points {
     pub oldest: Option<RecoveryPointId>,
     /// Bytes of an unfinished first pass: some of the data, not restorable as a whole.
     pub partial: Bytes,
+}
+
+/// What arrived of a first pass that is not complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partial {
+    /// Regular files, beginnings of files among them.
+    pub files: u64,
+    /// Their size.
+    pub bytes: Bytes,
 }
 
 /// A recovery point.

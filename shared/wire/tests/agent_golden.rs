@@ -13,8 +13,8 @@ use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{
     Accept, Answer, AuthorizeDownload, Bind, Binding, Call, Change, ChangeKind, Compare, Comparison, DiskSpace, Halt,
-    Host, Live, Outcome, PassActivity, PassFailure, PassFailureKind, PassReport, PassScope, PointChoice, Points,
-    Progress, RecoveryPoint, Refusal, RefusalKind, Request, Rescue, RescueActivity, Restore, RestoreActivity,
+    Host, Live, Outcome, Partial, PassActivity, PassFailure, PassFailureKind, PassReport, PassScope, PointChoice,
+    Points, Progress, RecoveryPoint, Refusal, RefusalKind, Request, Rescue, RescueActivity, Restore, RestoreActivity,
     RestoreStep, RestoreTarget, Source, Status, Sync, Traffic, Urgency, Watcher,
 };
 
@@ -325,6 +325,23 @@ fn comparisons_of_schema_1_are_written_and_read_as_ever() {
         ],
     })));
     check("agent-compare-1.json", &(call, answer));
+}
+
+#[test]
+fn downloads_of_a_partial_first_pass_of_schema_1_are_written_and_read_as_ever() {
+    let call = Call::new(Request::AuthorizeDownload(AuthorizeDownload {
+        public_key: "ssh-ed25519 AAAA".into(),
+        until: AT,
+        point: PointChoice::Partial,
+    }));
+    let answer = Answer::new(Outcome::PartialDownloadAuthorized {
+        partial: Partial {
+            files: 12,
+            bytes: Bytes(3456),
+        },
+        until: AT,
+    });
+    check("agent-partial-1.json", &(call, answer));
 }
 
 #[test]

@@ -170,3 +170,58 @@ fn a_download_goes_straight_from_the_standby_and_is_whole() {
         })
     });
 }
+
+#[test]
+fn what_arrived_before_a_gpu_was_lost_in_its_first_pass_is_downloaded() {
+    play(fast().with("bandwidth_kib_per_s", "4096"), |stage| {
+        Box::pin(async {
+            let gpu = running_gpu(stage).await?;
+            plant(&stage.workspace(gpu)?, 50, 48 << 20)?;
+            created(stage, gpu).await?;
+            await_phase(stage, gpu, &["seeding"]).await?;
+            let name = gpu.to_string();
+            let target = stage.directory().join("downloaded");
+            let target = target.to_str().expect("temporary directories are text");
+            let partial = ["download", &name, target, "--point", "partial"];
+            // Code comes first.
+            until("the code arrived", async || {
+                let _ = warmspare(stage, &partial).await?;
+                Ok(Path::new(target).join("data/007/sample 7.json").exists())
+            })
+            .await?;
+            failed(stage, gpu).await?;
+            await_phase(stage, gpu, &["holding"]).await?;
+            let health = warmspare(stage, &["show", &name]).await?;
+            let health = String::from_utf8_lossy(&health.stdout).into_owned();
+            assert!(
+                health.contains("what arrived of the first pass can be downloaded"),
+                "{health}"
+            );
+
+            fs::remove_dir_all(target)?;
+            let output = warmspare(stage, &partial).await?;
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            let warned = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{said}{warned}");
+            assert!(said.contains("of an unfinished first pass are in"), "{said}");
+            assert!(warned.contains("Files may be missing"), "{warned}");
+            for number in 0..50 {
+                let path = format!("data/{number:03}/sample {number}.json");
+                let got = fs::read(Path::new(target).join(&path))?;
+                assert!(got == fs::read(stage.workspace(gpu)?.join(&path))?, "{path} differs");
+            }
+            for (refused, why) in [
+                (&["download", &name, target][..], "ask for `partial`"),
+                (
+                    &["restore", &name, "--rent", "0.40", "--point", "partial"],
+                    "can only be downloaded",
+                ),
+            ] {
+                let output = warmspare(stage, refused).await?;
+                let words = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(!output.status.success() && words.contains(why), "{refused:?}: {words}");
+            }
+            Ok(())
+        })
+    });
+}

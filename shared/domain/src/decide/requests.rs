@@ -235,9 +235,9 @@ pub(super) fn restore(a: &mut Association, point: &PointChoice, destination: Des
         // It is being destroyed; an order to do so may be under way.
         return Reason::Superseded;
     }
-    match a.saved {
-        Saved::Nothing => Reason::NothingSaved,
-        Saved::Points => {
+    match (a.saved, point) {
+        (Saved::Nothing, _) | (Saved::Points, PointChoice::Partial) => Reason::NothingSaved,
+        (Saved::Points, PointChoice::Latest | PointChoice::Id(_) | PointChoice::Checkpoint(_)) => {
             start_restoring(a, loss, point.clone(), destination, Reason::UserAsked, now);
             Reason::UserAsked
         }

@@ -13,7 +13,7 @@ use warmspare_domain::ids::{GpuId, InvalidName, RecoveryPointId};
 use warmspare_domain::policy::StandbyProvider;
 use warmspare_domain::reason::Reason;
 use warmspare_domain::units::{MicroUsd, Timestamp};
-use warmspare_wire::agent::{AuthorizeDownload, Compare, Comparison, Outcome, RecoveryPoint, Request};
+use warmspare_wire::agent::{AuthorizeDownload, Compare, Comparison, Outcome, Partial, RecoveryPoint, Request};
 
 use super::hooks::HookAnswer;
 use super::view::AssociationView;
@@ -310,7 +310,14 @@ async fn restore(
             ));
         }
     };
-    let point = point_choice(wish.point.as_deref())?;
+    let point = match point_choice(wish.point.as_deref())? {
+        PointChoice::Partial => {
+            return Err(Failure::bad_request(
+                "what arrived of a first pass can only be downloaded, not restored: it may be in the middle of anything",
+            ));
+        }
+        point @ (PointChoice::Latest | PointChoice::Id(_) | PointChoice::Checkpoint(_)) => point,
+    };
     app.ask(&a, &Event::RestoreRequested { point, destination }).await
 }
 
@@ -331,7 +338,16 @@ struct DownloadTerms {
     user: String,
     host_key: String,
     until: Timestamp,
-    point: RecoveryPoint,
+    #[serde(flatten)]
+    content: Content,
+}
+
+/// What is there to pull.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Content {
+    Point(RecoveryPoint),
+    Partial(Partial),
 }
 
 async fn download(
@@ -366,8 +382,14 @@ async fn download(
         point,
     });
     let outcome = app.question(&a, request).await?;
-    let Outcome::DownloadAuthorized { point, until } = outcome else {
-        return Err(unexpected(&outcome));
+    let (content, until) = match outcome {
+        Outcome::DownloadAuthorized { point, until } => (Content::Point(point), until),
+        Outcome::PartialDownloadAuthorized { partial, until } => (Content::Partial(partial), until),
+        other @ (Outcome::Prepared { .. }
+        | Outcome::Status(_)
+        | Outcome::RecoveryPoints(_)
+        | Outcome::Compared(_)
+        | Outcome::Refused(_)) => return Err(unexpected(&other)),
     };
     Ok(Json(DownloadTerms {
         address: endpoint.address.clone(),
@@ -378,7 +400,7 @@ async fn download(
         },
         host_key: endpoint.host_key.clone(),
         until,
-        point,
+        content,
     }))
 }
 
