@@ -112,7 +112,6 @@ mod tests {
             modified: (1, 1),
             sparse: false,
             owner: (0, 0),
-            tagged: false,
             twin: false,
         }
     }

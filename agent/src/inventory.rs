@@ -37,8 +37,6 @@ pub struct Entry {
     pub modified: (i64, i64),
     /// Whether it has holes.
     pub sparse: bool,
-    /// Whether it has extended attributes of users; asked of large files only, for nobody else wants to know.
-    pub tagged: bool,
     /// Whether another name in the same tree is the same file.
     pub twin: bool,
 }
@@ -112,7 +110,6 @@ impl Entry {
             modified: (found.mtime(), found.mtime_nsec()),
             // Blocks of 512 bytes, whatever the file system's are. Source: stat(2).
             sparse: found.blocks().saturating_mul(512) < size,
-            tagged: false,
             twin: false,
         })
     }
@@ -131,8 +128,7 @@ pub fn list(root: &Path) -> io::Result<Vec<Entry>> {
         if name == b".warmspare" {
             return Ok(Walk::Pass);
         }
-        if let Some(mut entry) = Entry::of(name, found) {
-            entry.tagged = entry.size >= LARGE && has_attributes(path);
+        if let Some(entry) = Entry::of(name, found) {
             // A recovery point may share its files with its neighbours: only two names in the same tree make twins.
             if entry.kind == Kind::File && found.nlink() > 1 {
                 let identity = (found.dev(), found.ino());
@@ -151,17 +147,6 @@ pub fn list(root: &Path) -> io::Result<Vec<Entry>> {
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
-}
-
-/// What cannot be told counts as yes: such a file then travels in the slower way that carries them.
-fn has_attributes(path: &Path) -> bool {
-    let mut names = [0; 4096];
-    match rustix::fs::llistxattr(path, &mut names) {
-        Ok(length) => names
-            .get(..length)
-            .is_none_or(|names| names.split(|byte| *byte == 0).any(|name| name.starts_with(b"user."))),
-        Err(error) => error != rustix::io::Errno::NOTSUP,
-    }
 }
 
 /// A part of a tree, to be done in one go.
@@ -232,7 +217,6 @@ mod tests {
             modified: (1, 0),
             sparse: false,
             owner: (0, 0),
-            tagged: false,
             twin,
         }
     }

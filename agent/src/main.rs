@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use warmspare_agent::data_dir::DataDir;
 use warmspare_agent::error::AgentError;
 use warmspare_agent::terminal::{self, Format};
 use warmspare_agent::watch::relay;
-use warmspare_agent::{call, download, process, rescue, restore, sync, watch};
+use warmspare_agent::{call, download, process, rescue, restore, survey, sync, unpack, watch};
 use warmspare_domain::ids::{CheckpointName, Epoch, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{Compare, Host, Live, PointChoice, Request, Restore, Sync, Urgency};
@@ -119,6 +119,10 @@ enum Verb {
     RescueWorker,
     #[command(name = restore::WORKER, hide = true)]
     RestoreWorker,
+    #[command(name = survey::LIST, hide = true)]
+    RestoreSurvey,
+    #[command(name = unpack::UNPACK, hide = true)]
+    RestoreUnpack,
     #[command(name = process::TIED, hide = true)]
     Tied {
         parent: u32,
@@ -161,11 +165,11 @@ fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-fn done(outcome: io::Result<()>) -> ExitCode {
+fn done(what: &str, outcome: io::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cannot watch: {error}");
+            eprintln!("cannot {what}: {error}");
             ExitCode::FAILURE
         }
     }
@@ -233,12 +237,14 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
             tree,
             wait,
         } => terminal::checkpoint(tree.as_deref(), &name, &paths, wait.map(Duration::from_secs)).into(),
-        Verb::Watch { tree, detach: true } => done(relay::detach(&absolute(tree))),
-        Verb::Watch { tree, detach: false } => done(watch::watch(&absolute(tree))),
-        Verb::WatchRelay { tree } => done(relay::relay(&tree)),
+        Verb::Watch { tree, detach: true } => done("watch", relay::detach(&absolute(tree))),
+        Verb::Watch { tree, detach: false } => done("watch", watch::watch(&absolute(tree))),
+        Verb::WatchRelay { tree } => done("watch", relay::relay(&tree)),
         Verb::PassWorker => worker(&data, sync::work),
         Verb::RescueWorker => worker(&data, rescue::work),
         Verb::RestoreWorker => worker(&data, restore::work),
+        Verb::RestoreSurvey => done("list", survey::list(Path::new("."), io::stdout().lock())),
+        Verb::RestoreUnpack => unpack_here(),
         Verb::Tied {
             parent,
             program,
@@ -256,7 +262,19 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
     }
 }
 
-fn answer_call(data: &std::path::Path) -> ExitCode {
+fn unpack_here() -> ExitCode {
+    let from = io::BufReader::with_capacity(256 << 10, io::stdin().lock());
+    match unpack::unpack(Path::new("."), from) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(number) => {
+            eprintln!("something was in the way of {number} entries");
+            ExitCode::from(unpack::IN_THE_WAY)
+        }
+        Err(error) => done("unpack", Err(error)),
+    }
+}
+
+fn answer_call(data: &Path) -> ExitCode {
     let answer = call::answer_from(data, io::stdin().lock());
     let printed = serde_json::to_vec(&answer).map_err(io::Error::from).and_then(|bytes| {
         io::stdout()
@@ -273,7 +291,7 @@ fn answer_call(data: &std::path::Path) -> ExitCode {
     }
 }
 
-fn worker(data: &std::path::Path, work: fn(&DataDir) -> Result<(), AgentError>) -> ExitCode {
+fn worker(data: &Path, work: fn(&DataDir) -> Result<(), AgentError>) -> ExitCode {
     match DataDir::open(data).and_then(|dir| work(&dir)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,19 +1,14 @@
 //! The standby's end of watching: puts our program on the GPU, has it watch, and asks what changed.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::checkpoints::{MOST, Wanted};
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
-use crate::process::SELF;
+use crate::program::{self, NotPushed};
 use crate::session::Session;
-use crate::ssh::{Answered, Machine, last_words};
+use crate::ssh::{Machine, last_words};
 use crate::watch::protocol::{Changes, LONGEST, Question, REPLACED, Reply, take_frame};
 use crate::watch::relay::{GREETING, GREETING_END};
 use crate::watching::Haste;
@@ -23,13 +18,6 @@ const ATTACH: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p || exit 91; 
     case $p in /*) ;; *) p=$PWD/$p;; esac; w=absent; \
     if cd \"$p/.warmspare\" 2>/dev/null && [ -f \"$n\" ]; then \"./$n\" watch-relay \"$p\"; w=failed; fi; \
     echo; echo \"warmspare-watch $w\"; echo warmspare-watch-end'";
-
-// The program arrives whole or not at all: its length is checked, and only a rename gives it its name. Scripts on the GPU call it by
-// one that stays.
-const PUSH: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p || exit 91; IFS= read -r n || exit 91; \
-    IFS= read -r s || exit 91; cd \"$p/.warmspare\" || exit 92; rm -f .agent-*; t=.agent-$$; \
-    cat > \"$t\" && [ \"$(wc -c < \"$t\")\" -eq \"$s\" ] && chmod 700 \"$t\" && mv -f \"$t\" \"$n\" || { rm -f \"$t\"; exit 93; }; \
-    ln -sf \"$n\" agent; for f in agent-*; do [ \"$f\" = \"$n\" ] || rm -f \"$f\"; done'";
 
 /// A watcher answers at once, unless its machine is in trouble.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,6 +34,15 @@ pub enum Failed {
 impl From<AgentError> for Failed {
     fn from(error: AgentError) -> Self {
         Self::Broken(error)
+    }
+}
+
+impl From<NotPushed> for Failed {
+    fn from(error: NotPushed) -> Self {
+        match error {
+            NotPushed::Refused(words) => Self::Missing(words),
+            NotPushed::Broken(error) => Self::Broken(error),
+        }
     }
 }
 
@@ -75,7 +72,7 @@ impl Observer {
     /// # Errors
     /// Why there is none.
     pub fn attach(dir: &DataDir, machine: &Machine, path: &str, haste: Haste) -> Result<Self, Failed> {
-        let name = program(dir)?;
+        let name = program::name(dir)?;
         match Self::open(machine, path, &name)? {
             Greeting::Here(observer) => return Ok(*observer),
             Greeting::Failed(words) => return Err(Failed::Missing(words)),
@@ -84,7 +81,7 @@ impl Observer {
             }
             Greeting::Absent => {}
         }
-        push(machine, path, &name)?;
+        program::push(machine, path, &name)?;
         match Self::open(machine, path, &name)? {
             Greeting::Here(observer) => Ok(*observer),
             Greeting::Failed(words) => Err(Failed::Missing(words)),
@@ -206,52 +203,6 @@ fn plain(name: &[u8]) -> Option<PathBuf> {
     let rebuilt: PathBuf = path.components().collect();
     let ours = path.starts_with(crate::source::MARKER_DIRECTORY);
     (normal && rebuilt.as_os_str() == path.as_os_str() && !ours && name.len() < 4096).then_some(rebuilt)
-}
-
-/// `program.json`: the hash of our own program, which need not be read for every pass.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Program {
-    of: (u64, u64, u64, i64, i64),
-    name: String,
-}
-
-/// The name of our program on a GPU: by its content.
-fn program(dir: &DataDir) -> Result<String, AgentError> {
-    let io = |error| AgentError::io("read our own program", error);
-    let found = fs::metadata(SELF).map_err(io)?;
-    let of = (
-        found.dev(),
-        found.ino(),
-        found.size(),
-        found.mtime(),
-        found.mtime_nsec(),
-    );
-    let path = dir.file("program.json");
-    let noted = dir.read_passing_json::<Program>(&path);
-    if let Some(noted) = noted.filter(|noted| noted.of == of) {
-        return Ok(noted.name);
-    }
-    let digest = Sha256::digest(fs::read(SELF).map_err(io)?);
-    let hash: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    let name = format!("agent-{hash}");
-    dir.write_passing_json(&path, &Program { of, name: name.clone() })?;
-    Ok(name)
-}
-
-fn push(machine: &Machine, path: &str, name: &str) -> Result<(), Failed> {
-    let program = fs::read(SELF).map_err(|error| AgentError::io("read our own program", error))?;
-    let mut input = format!("{path}\n{name}\n{}\n", program.len()).into_bytes();
-    input.extend(program);
-    match machine.run(PUSH, &input) {
-        Ok(Answered { code: Some(0), .. }) => Ok(()),
-        Ok(Answered { code: Some(code), .. }) => Err(Failed::Missing(format!(
-            "our program cannot be put into the tree's .warmspare directory (exit code {code})"
-        ))),
-        // It was cut off, which says nothing about the GPU: the next pass tries at once.
-        Ok(Answered { code: None, .. }) => Err(Failed::Broken(AgentError::Interrupted("ssh was stopped".into()))),
-        Err(AgentError::Interrupted(words)) => Err(Failed::Missing(words)),
-        Err(error) => Err(Failed::Broken(error)),
-    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::inventory::{self, Entry};
 use crate::process;
+use crate::program::{self, NotPushed};
 use crate::recovery_points::{self, tree_of};
 use crate::rsync::{Transfer, Wish};
 use crate::source;
@@ -29,6 +30,13 @@ pub const WORKER: &str = "restore-worker";
 
 /// How often a waiting caller looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+// Older programs know no -f, and settle every disk.
+const SETTLE: &str =
+    "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" || exit 91; sync -f . 2>/dev/null || exec sync'";
+
+/// A large machine may hold back some hundred gigabytes, and its disk write a few hundred megabytes a second.
+const SETTLES_WITHIN: Duration = Duration::from_secs(30 * 60);
 
 /// Starts a restore, resumes it, or reports the one under way; waits for its end, at most as long as the request says.
 ///
@@ -270,16 +278,17 @@ impl<'a> Job<'a> {
     fn run(&self) -> Result<(), AgentError> {
         let tree = self.tree();
         // Listing a large tree takes as long as reaching the machine.
-        let (reached, list) = thread::scope(|scope| {
+        let (program, list) = thread::scope(|scope| {
             let listing = scope.spawn(|| inventory::list(&tree));
             (self.reach(), listing.join())
         });
-        reached?;
+        let program = program?;
         let list = list
             .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
             .map_err(|error| AgentError::io("list the recovery point", error))?;
         let filling = Filling {
             machine: &self.machine,
+            program: program.as_deref(),
             target_path: &self.job.target_path,
             tree: &tree,
             list: &list,
@@ -292,6 +301,7 @@ impl<'a> Job<'a> {
             Whole::AsFarAsKnown => {}
             Whole::No => self.copy(None)?,
         }
+        self.settle()?;
         let differences = self.compare(&list)?;
         if differences.count > 0 {
             process::log(&format!(
@@ -300,6 +310,7 @@ impl<'a> Job<'a> {
             ));
             // Something of the same size and time was there before, with other content: only reading it tells.
             self.copy(Some("--checksum"))?;
+            self.settle()?;
             let left = self.compare(&list)?;
             if left.count > 0 {
                 return Err(AgentError::Rsync(format!(
@@ -316,10 +327,20 @@ impl<'a> Job<'a> {
         self.dir.write_json(&self.dir.file("restore-proof.json"), &proof)
     }
 
-    fn reach(&self) -> Result<(), AgentError> {
+    /// Answers the name of our program there, unless the target does not take it: rsync restores without it, only slower.
+    fn reach(&self) -> Result<Option<String>, AgentError> {
         self.machine.pin()?;
         self.machine.connect()?;
-        source::make_target(&self.machine, &self.job.target_path)
+        source::make_target(&self.machine, &self.job.target_path)?;
+        let name = program::name(self.dir)?;
+        match program::bring(&self.machine, &self.job.target_path, &name) {
+            Ok(()) => Ok(Some(name)),
+            Err(NotPushed::Refused(words)) => {
+                process::log(&format!("restore: {words}, rsync does everything"));
+                Ok(None)
+            }
+            Err(NotPushed::Broken(error)) => Err(error),
+        }
     }
 
     fn copy(&self, option: Option<&str>) -> Result<(), AgentError> {
@@ -337,6 +358,30 @@ impl<'a> Job<'a> {
                 "cannot read {}",
                 String::from_utf8_lossy(name).escape_debug()
             ))),
+        }
+    }
+
+    /// What a power failure on the target would take away is not restored yet. Where it cannot be made sure of, it is verified all
+    /// the same: the standby keeps its copy.
+    fn settle(&self) -> Result<(), AgentError> {
+        let path = format!("{}\n", self.job.target_path);
+        let settled = self
+            .machine
+            .run_while(SETTLE, path.as_bytes(), SETTLES_WITHIN, &|| self.watch(None));
+        match settled {
+            Ok(done) if done.code == Some(0) => Ok(()),
+            Ok(done) => {
+                process::log(&format!(
+                    "restore: the target's disk is not settled, exit code {:?}",
+                    done.code
+                ));
+                Ok(())
+            }
+            Err(AgentError::Interrupted(words)) if self.watch(None) == Wish::GoOn => {
+                process::log(&format!("restore: the target's disk is not settled: {words}"));
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
     }
 

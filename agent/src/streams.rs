@@ -1,12 +1,11 @@
-//! Filling a target over several connections at once: small files bundled as tar streams, large ones one by one, in the order in
-//! which somebody who starts to work there needs them.
+//! Filling a target over several connections at once: small files in bundles, large ones one by one, in the order in which somebody
+//! who starts to work there needs them. Our own program unpacks them there; where it cannot run, rsync does everything.
 //!
 //! Nothing here has to succeed: unless everything arrived, rsync goes over the whole tree and brings the rest, and the verification
 //! reads everything back whatever happened. Nothing that is on the target is overwritten here.
 
 use std::collections::{HashSet, VecDeque};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use warmspare_wire::agent::Progress;
 
+use crate::bundle::{self, Packer};
 use crate::error::AgentError;
 use crate::inventory::{Entry, Kind, LARGE, Share, Turn};
 use crate::process;
@@ -25,8 +25,11 @@ use crate::rsync::Wish;
 use crate::ssh::{Machine, fingerprint};
 use crate::survey::{Survey, There, survey};
 
-/// One bundle: small enough that a broken one costs little, large enough that starting tar twice does not count.
+/// One bundle: small enough that a broken one costs little, large enough that starting two programs for it does not count.
 const BUNDLE: (usize, u64) = (8192, 128 << 20);
+
+/// How many bytes are collected before they are handed to ssh.
+const PIECE: usize = 256 << 10;
 
 /// Below this, several streams take longer to start than rsync takes to finish.
 const WORTH_IT: (u64, u64) = (48, 4 << 20);
@@ -36,25 +39,9 @@ const LANES_AT_MOST: usize = 4;
 
 const GLANCE: Duration = Duration::from_millis(100);
 
-// --skip-old-files: what appeared meanwhile is not ours to replace. tar may stop at the end of the archive, before the zeros that fill its
-// last block have come: somebody must take those.
-const UNPACK: &str = "exec /bin/sh -c 'unset CDPATH; umask 022; IFS= read -r p && cd \"$p\" || exit 91; \
-    tar --extract --file=- --numeric-owner --preserve-permissions --xattrs --xattrs-include=\"user.*\" --skip-old-files \
-    2>/dev/null && exec wc -c >/dev/null'";
-
-// Directories come last, when nothing changes their times any more; here tar sets those of directories that exist, too.
-const UNPACK_DIRECTORIES: &str = "exec /bin/sh -c 'unset CDPATH; umask 022; IFS= read -r p && cd \"$p\" || exit 91; \
-    tar --extract --file=- --numeric-owner --preserve-permissions --xattrs --xattrs-include=\"user.*\" 2>/dev/null && exec wc -c >/dev/null'";
-
-// Target, file, part, offset, size, time, owner, permissions: one line each, then the bytes. The part becomes the file when it is whole.
-// Only root gives a file to somebody else, so that a refusal is no failure.
-const APPEND: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p && IFS= read -r f && IFS= read -r s && \
-    IFS= read -r o && IFS= read -r n && IFS= read -r t && IFS= read -r w && IFS= read -r m && \
-    cd \"$p\" || exit 91; mkdir -p .warmspare/restore || exit 92; \
-    s=.warmspare/restore/$s; [ -e \"$s\" ] || : > \"$s\"; [ \"$(stat -c %s \"$s\")\" = \"$o\" ] || exit 94; \
-    cat >> \"$s\"; [ \"$(stat -c %s \"$s\")\" = \"$n\" ] || exit 95; umask 022; d=$(dirname \"./$f\"; echo .); d=${d%??}; \
-    mkdir -p \"$d\" || exit 92; if [ -e \"./$f\" ] || [ -L \"./$f\" ]; then rm -f \"$s\"; exit 96; fi; \
-    chown \"$w\" \"$s\" 2>/dev/null; touch -d \"@$t\" \"$s\" && chmod \"$m\" \"$s\" && mv \"$s\" \"./$f\"'";
+// Fixed text; path and name come over standard input, and then the stream.
+const UNPACK: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && IFS= read -r n && cd \"$p\" || exit 91; \
+    [ ! -L .warmspare ] || exit 90; exec \"./.warmspare/$n\" restore-unpack'";
 
 // The root keeps the time that rsync gave it.
 const TIDY: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" || exit 91; [ -L .warmspare ] && exit 0; \
@@ -66,6 +53,8 @@ const TIDY: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" |
 pub struct Filling<'a> {
     /// The target.
     pub machine: &'a Machine,
+    /// The name of our program there, if it is there.
+    pub program: Option<&'a str>,
     /// The directory there.
     pub target_path: &'a str,
     /// The recovery point.
@@ -107,7 +96,11 @@ impl Filling<'_> {
     /// # Errors
     /// Only when the work is no longer wanted.
     pub fn run(&self, mut watch: impl FnMut(Option<Progress>) -> Wish) -> Result<Filled, AgentError> {
-        let Some(survey) = survey(self.machine, self.target_path, self.list, &mut || watch(None)) else {
+        let Some(program) = self.program else {
+            return Ok(Filled::default());
+        };
+        let Some(survey) = survey(self.machine, self.target_path, program, self.list, &mut || watch(None)) else {
+            process::log("restore: our program does not run on the target, rsync does everything");
             return Ok(Filled::default());
         };
         let done = self.already(&survey);
@@ -121,6 +114,7 @@ impl Filling<'_> {
         }
         let work = Work {
             filling: self,
+            program,
             jobs: Mutex::new(plan),
             children: Mutex::new(HashSet::new()),
             stop: AtomicBool::new(false),
@@ -197,9 +191,9 @@ impl Filling<'_> {
 }
 
 impl Entry {
-    /// Holes and extended attributes travel only in bundles, and a name with a line break cannot be said in a line.
+    /// The length of a part with holes would not tell how much of it arrived.
     fn travels_alone(&self) -> bool {
-        self.kind == Kind::File && self.size >= LARGE && !self.sparse && !self.tagged && !self.name.contains(&b'\n')
+        self.kind == Kind::File && self.size >= LARGE && !self.sparse
     }
 }
 
@@ -234,6 +228,7 @@ impl Job {
 
 struct Work<'a> {
     filling: &'a Filling<'a>,
+    program: &'a str,
     jobs: Mutex<VecDeque<Job>>,
     children: Mutex<HashSet<u32>>,
     stop: AtomicBool,
@@ -295,7 +290,7 @@ impl Work<'_> {
                 given: 0,
             };
             let outcome = match &job {
-                Job::Bundle(share) => self.send_bundle(machine, UNPACK, share.names(self.filling.list), counted),
+                Job::Bundle(share) => self.send_bundle(machine, share, counted),
                 Job::Large { at, part, arrived } => self.send_large(machine, *at, part, *arrived, counted),
             };
             match outcome {
@@ -324,15 +319,16 @@ impl Work<'_> {
                 directories.add(at, entry);
             }
         }
-        let mut names = b".\0".to_vec();
-        names.extend(directories.names(self.filling.list));
-        let counted = Counted {
-            done: &self.done,
-            stop: &self.stop,
-            most: 0,
-            given: 0,
-        };
-        match self.send_bundle(self.filling.machine, UNPACK_DIRECTORIES, names, counted) {
+        let sent = self.send(self.filling.machine, |to| {
+            let mut to = BufWriter::new(to);
+            let mut packer = Packer::new(self.filling.tree);
+            packer.pack_root(&mut to)?;
+            for entry in self.entries(&directories) {
+                packer.pack(entry, &mut to)?;
+            }
+            bundle::close(&mut to)
+        });
+        match sent {
             Ok(()) => Whole::AsFarAsKnown,
             Err(error) => {
                 process::log(&format!("restore: directories are left to rsync: {error}"));
@@ -341,47 +337,25 @@ impl Work<'_> {
         }
     }
 
-    fn send_bundle(
-        &self,
-        machine: &Machine,
-        unpack: &'static str,
-        names: Vec<u8>,
-        mut counted: Counted<'_>,
-    ) -> io::Result<()> {
-        let mut tar = process::tied("tar");
-        tar.args([
-            "--create",
-            "--format=posix",
-            "--pax-option=delete=atime,delete=ctime",
-            "--sparse",
-            "--numeric-owner",
-        ])
-        .args([
-            "--xattrs",
-            "--xattrs-include=user.*",
-            "--no-recursion",
-            "--blocking-factor=256",
-        ])
-        .arg("--directory")
-        .arg(self.filling.tree)
-        .args(["--null", "--verbatim-files-from", "--files-from=-", "--file=-"])
-        .env("LC_ALL", "C")
-        .stdout(Stdio::piped());
-        let mut tar = self.start(&mut tar)?;
-        let mut ssh = self.start(machine.pipe(unpack).stdout(Stdio::null()))?;
-        let poured = thread::scope(|scope| {
-            if let Some(mut stdin) = tar.stdin.take() {
-                scope.spawn(move || stdin.write_all(&names));
+    fn entries<'s>(&'s self, share: &'s Share) -> impl Iterator<Item = &'s Entry> {
+        share.entries.iter().filter_map(|at| self.filling.list.get(*at))
+    }
+
+    fn send_bundle(&self, machine: &Machine, share: &Share, mut counted: Counted<'_>) -> io::Result<()> {
+        self.send(machine, |to| {
+            let mut to = BufWriter::with_capacity(
+                PIECE,
+                Counting {
+                    counted: &mut counted,
+                    to,
+                },
+            );
+            let mut packer = Packer::new(self.filling.tree);
+            for entry in self.entries(share) {
+                packer.pack(entry, &mut to)?;
             }
-            let mut to = ssh.stdin.take().ok_or_else(no_pipe)?;
-            to.write_all(format!("{}\n", self.filling.target_path).as_bytes())?;
-            let mut from = tar.stdout.take().ok_or_else(no_pipe)?;
-            counted.pour(&mut from, &mut to)
-        });
-        // Both are waited for, whatever happened.
-        let ended = [self.finish(tar, poured.is_err()), self.finish(ssh, poured.is_err())];
-        poured?;
-        ended.into_iter().collect::<io::Result<()>>()?;
+            bundle::close(&mut to)
+        })?;
         counted.complete();
         Ok(())
     }
@@ -394,34 +368,28 @@ impl Work<'_> {
         arrived: u64,
         mut counted: Counted<'_>,
     ) -> io::Result<()> {
-        use std::os::unix::ffi::OsStrExt;
         let entry = self.filling.list.get(at).ok_or_else(no_pipe)?;
-        let mut file = File::open(self.filling.tree.join(std::ffi::OsStr::from_bytes(&entry.name)))?;
-        file.seek(SeekFrom::Start(arrived))?;
-        let (seconds, nanoseconds) = entry.modified;
-        let mut head = format!("{}\n", self.filling.target_path).into_bytes();
-        head.extend_from_slice(&entry.name);
-        let (user, group) = entry.owner;
-        let last = format!("{user}:{group}\n{:o}\n", entry.mode);
-        head.extend(
-            format!(
-                "\n{part}\n{arrived}\n{}\n{seconds}.{nanoseconds:09}\n{last}",
-                entry.size
-            )
-            .into_bytes(),
-        );
         counted.give(arrived);
-        let mut ssh = self.start(machine.pipe(APPEND).stdout(Stdio::null()))?;
-        let mut pour = |to: Option<ChildStdin>| {
-            let mut to = to.ok_or_else(no_pipe)?;
-            to.write_all(&head)?;
-            counted.pour(&mut file, &mut to)
-        };
-        let poured = pour(ssh.stdin.take());
-        let ended = self.finish(ssh, poured.is_err());
-        poured.and(ended)?;
+        self.send(machine, |to| {
+            let packer = Packer::new(self.filling.tree);
+            let mut file = packer.begin_large(entry, part, arrived, to)?;
+            counted.pour(&mut file, to)?;
+            bundle::close(to)
+        })?;
         counted.complete();
         Ok(())
+    }
+
+    /// Has our program on the target unpack what `write` writes.
+    fn send(&self, machine: &Machine, write: impl FnOnce(&mut ChildStdin) -> io::Result<()>) -> io::Result<()> {
+        let mut ssh = self.start(machine.pipe(UNPACK).stdout(Stdio::null()))?;
+        let written = ssh.stdin.take().ok_or_else(no_pipe).and_then(|mut to| {
+            to.write_all(format!("{}\n{}\n", self.filling.target_path, self.program).as_bytes())?;
+            write(&mut to)
+        });
+        // It is waited for, whatever happened.
+        let ended = self.finish(ssh, written.is_err());
+        written.and(ended)
     }
 
     fn start(&self, command: &mut Command) -> io::Result<Child> {
@@ -471,6 +439,10 @@ fn no_pipe() -> io::Error {
     io::Error::other("a stream has no other end")
 }
 
+fn not_wanted() -> io::Error {
+    io::Error::other("it is not wanted any more")
+}
+
 /// Counts what one job brings, never more than it has; takes it back when the job fails.
 struct Counted<'a> {
     done: &'a Done,
@@ -484,7 +456,7 @@ impl Counted<'_> {
     fn pour<R: Read, W: Write>(&mut self, from: &mut R, to: &mut W) -> io::Result<()> {
         loop {
             if self.stop.load(Ordering::SeqCst) {
-                return Err(io::Error::other("it is not wanted any more"));
+                return Err(not_wanted());
             }
             match io::copy(&mut from.by_ref().take(1 << 20), to)? {
                 0 => return to.flush(),
@@ -503,6 +475,27 @@ impl Counted<'_> {
         self.give(self.most);
         self.most = 0;
         self.given = 0;
+    }
+}
+
+/// What goes to the target, counted on its way.
+struct Counting<'c, 'a, 't> {
+    counted: &'c mut Counted<'a>,
+    to: &'t mut ChildStdin,
+}
+
+impl Write for Counting<'_, '_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.counted.stop.load(Ordering::SeqCst) {
+            return Err(not_wanted());
+        }
+        let written = self.to.write(bytes)?;
+        self.counted.give(written as u64);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
     }
 }
 
@@ -529,7 +522,6 @@ mod tests {
             modified: (seconds, 0),
             sparse: false,
             owner: (0, 0),
-            tagged: false,
             twin: false,
         }
     }
@@ -545,6 +537,7 @@ mod tests {
         let machine = Machine::new(&dir, &host, AssociationId::of(GpuId::vast(7)), Epoch::FIRST).unwrap();
         let filling = Filling {
             machine: &machine,
+            program: None,
             target_path: "/x",
             tree: place.path(),
             list,

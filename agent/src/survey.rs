@@ -2,7 +2,10 @@
 //! to rsync, which replaces a file in one step.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::inventory::{Entry, Kind};
 use crate::rsync::Wish;
 use crate::ssh::Machine;
+use crate::tree::{self, Walk};
 
 /// Where the beginnings of large files lie below the target directory.
 pub const PARTS: &[u8] = b".warmspare/restore/";
@@ -37,19 +41,26 @@ pub struct Survey {
     pub may_keep_parts: bool,
 }
 
-// Exit code 93: not the tools we need; rsync alone does it then.
-const SURVEY: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" || exit 91; \
-    tar --version 2>/dev/null | grep -q \"GNU tar\" && find --version 2>/dev/null | grep -q GNU && \
-    touch --version 2>/dev/null | grep -q GNU || exit 93; echo; echo warmspare-survey; \
-    exec find . -mindepth 1 -printf \"%y %s %T@ %P\\0\"'";
+// Fixed text; path and name come over standard input.
+const SURVEY: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && IFS= read -r n && cd \"$p\" || exit 91; \
+    [ ! -L .warmspare ] || exit 92; exec \"./.warmspare/$n\" restore-survey'";
+
+/// The hidden verb: runs on the target, in the directory to be filled.
+pub const LIST: &str = "restore-survey";
 
 const START: &[u8] = b"warmspare-survey\n";
 
 /// A tree of some million files is listed in less.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Asks the target. `None` when it lacks the tools, breaks off, or lists without end: rsync alone does the work then.
-pub fn survey(machine: &Machine, path: &str, list: &[Entry], watch: &mut impl FnMut() -> Wish) -> Option<Survey> {
+/// Asks our program on the target. `None` when it cannot run there, breaks off, or lists without end: rsync alone does the work then.
+pub fn survey(
+    machine: &Machine,
+    path: &str,
+    program: &str,
+    list: &[Entry],
+    watch: &mut impl FnMut() -> Wish,
+) -> Option<Survey> {
     let mut child = machine
         .pipe(SURVEY)
         .stdin(Stdio::piped())
@@ -58,7 +69,8 @@ pub fn survey(machine: &Machine, path: &str, list: &[Entry], watch: &mut impl Fn
         .spawn()
         .ok()?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(format!("{path}\n").as_bytes()).ok()?;
+        // Whoever does not read it does not answer either.
+        let _ = stdin.write_all(format!("{path}\n{program}\n").as_bytes());
     }
     let stdout = child.stdout.take()?;
     let until = Instant::now() + PATIENCE;
@@ -79,6 +91,31 @@ pub fn survey(machine: &Machine, path: &str, list: &[Entry], watch: &mut impl Fn
     });
     let ended = child.wait().ok()?;
     found.filter(|_| ended.success())
+}
+
+/// The target's end: lists a directory, the root itself left out.
+///
+/// # Errors
+/// When a directory cannot be read, or nobody listens.
+pub fn list(root: &Path, to: impl Write) -> io::Result<()> {
+    let mut to = BufWriter::with_capacity(1 << 18, to);
+    to.write_all(b"\n")?;
+    to.write_all(START)?;
+    tree::walk(root, &mut |path, found| {
+        let kind = match found.file_type() {
+            kind if kind.is_dir() => 'd',
+            kind if kind.is_file() => 'f',
+            kind if kind.is_symlink() => 'l',
+            _ => 'o',
+        };
+        let (seconds, nanoseconds) = (found.mtime(), found.mtime_nsec());
+        write!(to, "{kind} {} {seconds}.{nanoseconds:09} ", found.len())?;
+        let name = path.strip_prefix(root).unwrap_or(path);
+        to.write_all(name.as_os_str().as_bytes())?;
+        to.write_all(b"\0")?;
+        Ok(Walk::Enter)
+    })?;
+    to.flush()
 }
 
 fn read(output: impl Read, list: &[Entry]) -> Option<Survey> {
@@ -181,7 +218,7 @@ impl<'a> Found<'a> {
     }
 }
 
-/// `1795441530.1234567890`: ten digits after the point. Times before 1970 are left to rsync.
+/// `1795441530.123456789`: nine digits after the point. Times before 1970 are left to rsync.
 fn read_time(text: &str) -> Option<(i64, i64)> {
     let (seconds, fraction) = text.split_once('.')?;
     Some((
@@ -203,7 +240,6 @@ mod tests {
             modified: (1_795_441_530, 123_456_789),
             sparse: false,
             owner: (0, 0),
-            tagged: false,
             twin: false,
         }
     }
@@ -217,13 +253,27 @@ mod tests {
             entry(b"link/in", Kind::File, 1),
             entry(b"missing", Kind::File, 1),
         ];
-        let output = b"Welcome!\n\nwarmspare-survey\nf 5 1795441530.1234567890 a b\n\0f 6 1795441530.1234567890 changed\0\
-            l 3 1.0000000000 link\0f 7 1.0000000000 foreign\0d 0 1.0000000000 .warmspare\0f 9 1.0000000000 .warmspare/restore/part-7\0";
+        let output = b"Welcome!\n\nwarmspare-survey\nf 5 1795441530.123456789 a b\n\0f 6 1795441530.123456789 changed\0\
+            l 3 1.000000000 link\0f 7 1.000000000 foreign\0d 0 1.000000000 .warmspare\0f 9 1.000000000 .warmspare/restore/part-7\0";
         let survey = read(output.as_slice(), &list).unwrap();
         let expected = [There::Same, There::Other, There::Other, There::Other, There::Missing];
         assert_eq!(survey.there, expected);
         assert_eq!(survey.parts, HashMap::from([(b"part-7".to_vec(), 9)]));
         assert!(survey.may_keep_parts);
+    }
+
+    #[test]
+    fn what_the_target_lists_is_understood() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::create_dir(place.path().join("d")).unwrap();
+        std::fs::write(place.path().join("d/line\nbreak"), "12345").unwrap();
+        std::os::unix::fs::symlink("x", place.path().join("link")).unwrap();
+        let mut listed = Vec::new();
+        super::list(place.path(), &mut listed).unwrap();
+        let mut expected = crate::inventory::list(place.path()).unwrap();
+        expected.push(entry(b"missing", Kind::File, 1));
+        let survey = read(listed.as_slice(), &expected).unwrap();
+        assert_eq!(survey.there, [There::Same, There::Same, There::Same, There::Missing]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Both ends are the same program, pushed by its content hash, so these messages need no versions.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
@@ -108,16 +108,14 @@ pub fn write_frame<T: Serialize>(mut to: impl Write, head: &T, paths: &[u8]) -> 
 /// # Errors
 /// When it is no frame.
 pub fn take_frame<T: for<'a> Deserialize<'a>>(heard: &mut Vec<u8>) -> io::Result<Option<Answered<T>>> {
-    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "no frame of a watcher");
-    let Some(line) = heard.iter().take(40).position(|byte| *byte == b'\n') else {
-        return if heard.len() < 40 { Ok(None) } else { Err(wrong()) };
+    let Some(line) = heard.iter().take(FIRST_LINE).position(|byte| *byte == b'\n') else {
+        return if heard.len() < FIRST_LINE {
+            Ok(None)
+        } else {
+            Err(no_frame())
+        };
     };
-    let lengths = heard.get(..line).and_then(|line| std::str::from_utf8(line).ok());
-    let (json, paths) = lengths.and_then(|text| text.split_once(' ')).ok_or_else(wrong)?;
-    let (json, paths): (usize, usize) = (json.parse().map_err(|_| wrong())?, paths.parse().map_err(|_| wrong())?);
-    if json > LONGEST || paths > LONGEST {
-        return Err(wrong());
-    }
+    let (json, paths) = lengths(heard.get(..line).unwrap_or_default())?;
     let start = line + 1;
     let (Some(head), Some(body)) = (
         heard.get(start..start + json),
@@ -130,21 +128,37 @@ pub fn take_frame<T: for<'a> Deserialize<'a>>(heard: &mut Vec<u8>) -> io::Result
     Ok(Some(taken))
 }
 
-/// Reads one frame.
+/// Reads one frame, and nothing of what follows it.
 ///
 /// # Errors
 /// When the other side is gone, silent, or says something else.
-pub fn read_frame<T: for<'a> Deserialize<'a>>(mut from: impl Read) -> io::Result<Answered<T>> {
-    let mut heard = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        if let Some(frame) = take_frame(&mut heard)? {
-            return Ok(frame);
-        }
-        match from.read(&mut chunk)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => heard.extend(chunk.get(..read).unwrap_or_default()),
-        }
+pub fn read_frame<T: for<'a> Deserialize<'a>>(from: &mut impl BufRead) -> io::Result<Answered<T>> {
+    let mut line = Vec::new();
+    let most = u64::try_from(FIRST_LINE).unwrap_or(u64::MAX);
+    if from.by_ref().take(most).read_until(b'\n', &mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let (json, paths) = lengths(line.strip_suffix(b"\n").ok_or_else(no_frame)?)?;
+    let mut head = vec![0; json];
+    from.read_exact(&mut head)?;
+    let mut body = vec![0; paths];
+    from.read_exact(&mut body)?;
+    Ok((serde_json::from_slice(&head)?, body))
+}
+
+/// The longest line that a frame begins with.
+const FIRST_LINE: usize = 40;
+
+fn no_frame() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "no frame of ours")
+}
+
+fn lengths(line: &[u8]) -> io::Result<(usize, usize)> {
+    let text = std::str::from_utf8(line).ok().and_then(|text| text.split_once(' '));
+    let (json, paths) = text.ok_or_else(no_frame)?;
+    match (json.parse(), paths.parse()) {
+        (Ok(json), Ok(paths)) if json <= LONGEST && paths <= LONGEST => Ok((json, paths)),
+        (Ok(_) | Err(_), _) => Err(no_frame()),
     }
 }
 
@@ -165,6 +179,16 @@ mod tests {
             }
         }
         assert_eq!(heard, b"1");
+        let stream = [whole.as_slice(), b"rest"].concat();
+        let mut from = stream.as_slice();
+        assert_eq!(read_frame::<String>(&mut from).unwrap().0, "head");
+        assert_eq!(from, b"rest");
+        for length in 0..whole.len() {
+            assert!(
+                read_frame::<String>(&mut whole.get(..length).unwrap()).is_err(),
+                "{length}"
+            );
+        }
         for bad in [
             "x y\n",
             "1\n",

@@ -1,7 +1,7 @@
 //! The GPU's end of the SSH session: finds the watcher of a tree, or starts it, and passes questions and answers on.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -108,7 +108,7 @@ fn reach(tree: &Path) -> io::Result<UnixStream> {
 /// Whether the watcher that listens is of our version and watches what the tree is now.
 fn fits(stream: &UnixStream, tree: &Path) -> io::Result<bool> {
     stream.set_read_timeout(Some(START))?;
-    let Ok((hello, _)) = read_frame::<Hello>(stream) else {
+    let Ok((hello, _)) = read_frame::<Hello>(&mut BufReader::new(stream)) else {
         return Ok(false);
     };
     Ok(hello.program == identity(Path::new(SELF))?

@@ -8,7 +8,7 @@ use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{Request, RestoreActivity};
 
 use crate::support::{
-    Machine, Standby, assert_same_tree, bound, descendants, eventually, grow_rich_tree, is_root, kill, noise,
+    AGENT, Machine, Standby, assert_same_tree, bound, descendants, eventually, grow_rich_tree, is_root, kill, noise,
     set_xattr, status_of, write,
 };
 
@@ -31,16 +31,26 @@ fn log_of(standby: &Standby) -> String {
     fs::read_to_string(standby.data.join("logs/restore-worker.log")).unwrap()
 }
 
-/// Puts programs in front of those of the target.
-fn wrap(target: &mut Machine, programs: &[(&str, &str)]) {
-    let bin = target.place.path().join("bin");
-    for (name, script) in programs {
-        write(&bin.join(name), format!("#!/bin/sh\n{script}\n"));
-        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    target.halt();
-    let path = format!("SetEnv SHLVL=5 PATH={}:/usr/bin:/bin", bin.display());
-    target.boot_with(&path, &[]);
+/// The name of our program on other machines: a pass has brought it to the GPU.
+fn program(gpu: &Machine) -> String {
+    let here = fs::read_dir(gpu.tree().join(".warmspare")).unwrap().flatten();
+    let mut names = here.map(|entry| entry.file_name().into_string().unwrap());
+    names
+        .find(|name| name.starts_with("agent-"))
+        .expect("no program on the GPU")
+}
+
+/// Puts a script in the place of our program on the target. In it, `hold` waits for the test, and `$real` is our program.
+fn stand_in(target: &Machine, gpu: &Machine, script: &str) {
+    let path = target.tree().join(".warmspare").join(program(gpu));
+    let place = target.place.path().display();
+    let hold = format!("hold() {{ echo x > {place}/holding; while [ -e {place}/hold ]; do sleep 0.01; done; }}");
+    let _ = fs::remove_file(&path);
+    write(
+        &path,
+        format!("#!/bin/sh\n{hold}\nreal={AGENT}\n{script}\nexec $real \"$@\"\n"),
+    );
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
@@ -60,48 +70,55 @@ fn bundles_and_large_files_carry_everything_that_a_copy_could_lose() {
     set_xattr(&gpu.tree().join("tagged.pt"), "user.step", "9000");
     standby.pass(FIRST);
     let mut target = Machine::start(&[&standby.key()]);
-    // rsync finds everything present: it is asked whether it had to bring anything.
-    let brought = target.place.path().join("packed");
-    wrap(
-        &mut target,
-        &[(
-            "tar",
-            &format!(
-                "[ \"$1\" = --version ] || echo x >> {}; exec /usr/bin/tar \"$@\"",
-                brought.display()
-            ),
-        )],
+    let calls = target.place.path().join("calls");
+    let settled = target.place.path().join("settled");
+    let bin = target.place.path().join("bin");
+    write(
+        &bin.join("sync"),
+        format!(
+            "#!/bin/sh\n[ -e {} ] && exit 1\necho \"$@\" >> {}\n",
+            calls.display(),
+            settled.display()
+        ),
     );
+    fs::set_permissions(bin.join("sync"), fs::Permissions::from_mode(0o755)).unwrap();
+    target.wrap_rsync(&format!("echo x >> {}", calls.display()), "");
     restore(&standby, &target);
-    assert!(
-        fs::read_to_string(&brought).unwrap().lines().count() >= 2,
-        "nothing went through tar"
-    );
-    for trouble in ["broke off", "differ"] {
-        assert!(!log_of(&standby).contains(trouble), "{}", log_of(&standby));
-    }
+    // Before anything was compared.
+    assert_eq!(fs::read_to_string(settled).unwrap(), "-f .\n");
+    // Two shares and the root are compared; rsync had nothing to bring.
+    assert_eq!(fs::read_to_string(calls).unwrap().lines().count(), 3);
+    assert_eq!(log_of(&standby), "");
     assert_same_tree(&standby.newest_tree(), &target.tree());
-    assert!(!target.tree().join(".warmspare").exists(), "parts were left behind");
+    let left = fs::read_dir(target.tree().join(".warmspare")).unwrap().flatten();
+    let left: Vec<_> = left.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    assert!(
+        !left.contains(&"restore".to_owned()),
+        "parts were left behind: {left:?}"
+    );
 }
 
 #[test]
-fn without_the_tools_on_the_target_rsync_alone_restores() {
+fn where_our_program_cannot_be_or_run_rsync_alone_restores() {
     let (gpu, standby) = bound();
     grow_many(&gpu.tree());
     standby.pass(FIRST);
-    for program in ["tar", "find", "touch"] {
-        let mut target = Machine::start(&[&standby.key()]);
-        wrap(&mut target, &[(program, "echo not the program you want; exit 127")]);
-        let epoch = standby.status().restore;
-        let next = match epoch {
-            RestoreActivity::Verified { epoch, .. } => epoch.next(),
-            _ => FIRST.next(),
-        };
-        assert!(
-            matches!(standby.restore(&target, next), RestoreActivity::Verified { .. }),
-            "without {program}: {:#?}",
-            standby.status().restore
-        );
+    let mut epoch = FIRST;
+    for (place, content, words) in [
+        (".warmspare".to_owned(), "in the way", "cannot be put"),
+        (
+            format!(".warmspare/{}", program(&gpu)),
+            "of another machine",
+            "does not run",
+        ),
+    ] {
+        let target = Machine::start(&[&standby.key()]);
+        write(&target.tree().join(&place), content);
+        epoch = epoch.next();
+        let restored = standby.restore(&target, epoch);
+        assert!(matches!(restored, RestoreActivity::Verified { .. }), "{restored:#?}");
+        assert!(log_of(&standby).contains(words), "{}", log_of(&standby));
+        assert_eq!(fs::read_to_string(target.tree().join(&place)).unwrap(), content);
         assert_same_tree(&standby.newest_tree(), &target.tree());
     }
 }
@@ -112,11 +129,23 @@ fn a_stream_that_lies_or_breaks_is_made_good_by_rsync() {
     grow_many(&gpu.tree());
     write(&gpu.tree().join("model.pt"), noise(65 << 20));
     standby.pass(FIRST);
-    let mut target = Machine::start(&[&standby.key()]);
-    let tar = "[ \"$1\" = --version ] && exec /usr/bin/tar \"$@\"; head -c 100000 | /usr/bin/tar \"$@\"; exit 0";
-    wrap(&mut target, &[("tar", tar), ("cat", "head -c 1000000; exit 0")]);
-    restore(&standby, &target);
-    assert_same_tree(&standby.newest_tree(), &target.tree());
+    let mut epoch = FIRST;
+    for lie in [
+        "[ $1 = restore-survey ] || { head -c 1000 | $real \"$@\"; cat > /dev/null; exit 0; }",
+        "[ $1 = restore-survey ] || { head -c 1000000 | $real \"$@\"; exit 1; }",
+        "[ $1 = restore-survey ] && { echo; echo warmspare-survey; head -c 100000 /dev/urandom; exit 0; }",
+        "[ $1 = restore-survey ] && { $real \"$@\"; printf 'f 7 1.000000000 many/0/0\\0'; exit 0; }",
+    ] {
+        let target = Machine::start(&[&standby.key()]);
+        stand_in(&target, &gpu, lie);
+        epoch = epoch.next();
+        let restored = standby.restore(&target, epoch);
+        assert!(
+            matches!(restored, RestoreActivity::Verified { .. }),
+            "{lie}: {restored:#?}"
+        );
+        assert_same_tree(&standby.newest_tree(), &target.tree());
+    }
 }
 
 #[test]
@@ -173,22 +202,38 @@ fn a_large_file_that_broke_off_goes_on_where_it_stopped() {
     let (size, first) = (70 << 20, 30_000_000);
     write(&gpu.tree().join("deep/model.pt"), noise(size));
     standby.pass(FIRST);
-    let mut target = Machine::start(&[&standby.key()]);
+    let target = Machine::start(&[&standby.key()]);
     let place = target.place.path().to_owned();
-    let hold = format!(
-        "head -c {first}; echo x > {0}/holding; while [ -e {0}/hold ]; do sleep 0.01; done; exit 1",
-        place.display()
+    stand_in(
+        &target,
+        &gpu,
+        &format!("[ $1 = restore-survey ] || {{ head -c {first} | $real \"$@\"; hold; exit 1; }}"),
     );
-    wrap(&mut target, &[("cat", &hold)]);
     target.hold();
     status_of(standby.call(Request::Restore(standby.restore_request(&target, FIRST.next(), 0))));
     target.wait_until_held();
     kill_workers(&standby);
     target.release();
-    wrap(&mut target, &[("cat", &format!("exec tee {}/second", place.display()))]);
+    let part = fs::read_dir(target.tree().join(".warmspare/restore")).unwrap().next();
+    let arrived = part.unwrap().unwrap().metadata().unwrap().len();
+    assert!(arrived > first - 1000, "{arrived} bytes arrived");
+    let second = place.join("second");
+    stand_in(
+        &target,
+        &gpu,
+        &format!(
+            "[ $1 = restore-survey ] || {{ tee -a {} | $real \"$@\"; exit $?; }}",
+            second.display()
+        ),
+    );
     restore(&standby, &target);
-    let second = fs::metadata(place.join("second")).unwrap().len();
-    assert_eq!(second, size - first, "the beginning was sent again");
+    // With it went what comes before the content, and the directories.
+    let sent = fs::metadata(second).unwrap().len();
+    assert!(
+        (size - arrived..size - arrived + 4096).contains(&sent),
+        "{sent} bytes were sent for {} that were missing",
+        size - arrived
+    );
     assert_same_tree(&standby.newest_tree(), &target.tree());
 }
 
@@ -199,25 +244,26 @@ fn a_kill_in_any_stage_is_resumed_and_verified() {
     write(&gpu.tree().join("model.pt"), noise(65 << 20));
     standby.pass(FIRST);
     let mut target = Machine::start(&[&standby.key()]);
-    let place = target.place.path().to_owned();
-    let hold = format!(
-        "echo x > {0}/holding; while [ -e {0}/hold ]; do sleep 0.01; done",
-        place.display()
-    );
-    // The listing, the bundles, the large file, rsync's own pass.
-    for stage in ["find", "tar", "cat", "rsync"] {
-        let script = format!("[ \"$1\" = --version ] || {{ {hold}; }}; exec /usr/bin/{stage} \"$@\"");
-        let _ = fs::remove_dir_all(place.join("bin"));
-        wrap(&mut target, &[(stage, &script)]);
+    // The listing, all streams, one that is half-way, the comparison.
+    for (script, before_rsync) in [
+        ("[ $1 = restore-survey ] && hold", ""),
+        ("[ $1 = restore-unpack ] && hold", ""),
+        (
+            "[ $1 = restore-unpack ] && { head -c 900 | $real \"$@\"; hold; exit 1; }",
+            "",
+        ),
+        ("", "hold"),
+    ] {
         crate::support::remove_tree(&target.tree());
         fs::create_dir(target.tree()).unwrap();
+        stand_in(&target, &gpu, script);
+        target.wrap_rsync(before_rsync, "");
         target.hold();
         status_of(standby.call(Request::Restore(standby.restore_request(&target, FIRST.next(), 0))));
         target.wait_until_held();
         kill_workers(&standby);
         target.release();
     }
-    let _ = fs::remove_dir_all(place.join("bin"));
     restore(&standby, &target);
     assert_same_tree(&standby.newest_tree(), &target.tree());
 }

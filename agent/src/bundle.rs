@@ -1,0 +1,276 @@
+//! A bundle: entries of a recovery point in one stream, on their way to a target.
+//!
+//! Both ends are the same program, pushed by its content hash, so the stream needs no version. It is a frame for each entry, the
+//! content of files behind theirs, and a closing frame: a stream without one broke off.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::inventory::{Entry, Kind};
+use crate::watch::protocol::write_frame;
+
+/// The extended attributes that travel: those of users.
+pub const USERS: &[u8] = b"user.";
+
+/// What comes before an entry's content. The name is the frame's tail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// What the entry is.
+    pub item: Item,
+    /// Its permission bits.
+    pub mode: u32,
+    /// The numbers of its user and group.
+    pub owner: (u32, u32),
+    /// Seconds and nanoseconds of its modification.
+    pub modified: (i64, i64),
+    /// Its extended attributes, names and values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Item {
+    /// A directory.
+    Directory,
+    /// A regular file of `size` bytes; its content follows.
+    File {
+        /// Its size in bytes.
+        size: u64,
+        /// Offset and length of what is no hole, where it has holes: only that follows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pieces: Option<Vec<(u64, u64)>>,
+    },
+    /// A large file; what follows is appended to a part of this name, which becomes the file when it is whole.
+    Large {
+        /// Its size in bytes.
+        size: u64,
+        /// How long the part is already.
+        from: u64,
+        /// The part's name.
+        part: String,
+    },
+    /// A symbolic link.
+    Link {
+        /// What it says.
+        target: Vec<u8>,
+    },
+    /// One more name of a file that came before in the same stream.
+    Twin {
+        /// The first name.
+        of: Vec<u8>,
+    },
+    /// The stream ends here.
+    End,
+}
+
+impl Item {
+    /// How many bytes of content follow.
+    #[must_use]
+    pub fn content(&self) -> u64 {
+        match self {
+            Self::File { size, pieces: None } => *size,
+            Self::File {
+                pieces: Some(pieces), ..
+            } => pieces
+                .iter()
+                .fold(0, |sum, (_, length)| u64::saturating_add(sum, *length)),
+            Self::Large { size, from, .. } => size.saturating_sub(*from),
+            Self::Directory | Self::Link { .. } | Self::Twin { .. } | Self::End => 0,
+        }
+    }
+}
+
+/// Writes entries of one tree into a stream.
+#[derive(Debug)]
+pub struct Packer<'a> {
+    tree: &'a Path,
+    first_names: HashMap<(u64, u64), Vec<u8>>,
+}
+
+impl<'a> Packer<'a> {
+    /// A packer for this tree.
+    #[must_use]
+    pub fn new(tree: &'a Path) -> Self {
+        Self {
+            tree,
+            first_names: HashMap::new(),
+        }
+    }
+
+    /// Packs one entry.
+    ///
+    /// # Errors
+    /// When it cannot be read as it was listed, or nobody takes it.
+    pub fn pack(&mut self, entry: &Entry, to: &mut impl Write) -> io::Result<()> {
+        let path = self.path(entry);
+        match entry.kind {
+            Kind::Directory => {
+                let attributes = attributes(&open(&path, OFlags::DIRECTORY)?)?;
+                write_frame(to, &head(entry, Item::Directory, attributes), &entry.name)
+            }
+            Kind::Link => {
+                let target = fs::read_link(&path)?.into_os_string().as_encoded_bytes().to_vec();
+                write_frame(to, &head(entry, Item::Link { target }, Vec::new()), &entry.name)
+            }
+            Kind::File => self.pack_file(entry, &path, to),
+        }
+    }
+
+    fn pack_file(&mut self, entry: &Entry, path: &Path, to: &mut impl Write) -> io::Result<()> {
+        let mut file = open(path, OFlags::empty())?;
+        if entry.twin {
+            let found = file.metadata()?;
+            let identity = (found.dev(), found.ino());
+            if let Some(of) = self.first_names.get(&identity) {
+                let item = Item::Twin { of: of.clone() };
+                return write_frame(to, &head(entry, item, Vec::new()), &entry.name);
+            }
+            self.first_names.insert(identity, entry.name.to_vec());
+        }
+        let pieces = if entry.sparse {
+            Some(pieces(&file, entry.size)?)
+        } else {
+            None
+        };
+        let content = pieces.clone().unwrap_or_else(|| vec![(0, entry.size)]);
+        let item = Item::File {
+            size: entry.size,
+            pieces,
+        };
+        write_frame(&mut *to, &head(entry, item, attributes(&file)?), &entry.name)?;
+        for (offset, length) in content {
+            if offset > 0 {
+                file.seek(SeekFrom::Start(offset))?;
+            }
+            if io::copy(&mut Read::by_ref(&mut file).take(length), to)? < length {
+                return Err(io::Error::other("a file of the recovery point is shorter than it was"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a large file behind what of it arrived before, and writes what comes before its content.
+    ///
+    /// # Errors
+    /// As [`Self::pack`].
+    pub fn begin_large(&self, entry: &Entry, part: &str, from: u64, to: &mut impl Write) -> io::Result<File> {
+        let mut file = open(&self.path(entry), OFlags::empty())?;
+        let item = Item::Large {
+            size: entry.size,
+            from,
+            part: part.to_owned(),
+        };
+        write_frame(to, &head(entry, item, attributes(&file)?), &entry.name)?;
+        file.seek(SeekFrom::Start(from))?;
+        Ok(file)
+    }
+
+    /// Packs the root directory of the tree.
+    ///
+    /// # Errors
+    /// As [`Self::pack`].
+    pub fn pack_root(&self, to: &mut impl Write) -> io::Result<()> {
+        let root = open(self.tree, OFlags::DIRECTORY)?;
+        let found = root.metadata()?;
+        let head = Head {
+            item: Item::Directory,
+            mode: found.mode() & 0o7777,
+            owner: (found.uid(), found.gid()),
+            modified: (found.mtime(), found.mtime_nsec()),
+            attributes: attributes(&root)?,
+        };
+        write_frame(to, &head, b"")
+    }
+
+    fn path(&self, entry: &Entry) -> PathBuf {
+        self.tree.join(OsStr::from_bytes(&entry.name))
+    }
+}
+
+/// Closes a stream.
+///
+/// # Errors
+/// When nobody takes it.
+pub fn close(to: &mut impl Write) -> io::Result<()> {
+    let end = Head {
+        item: Item::End,
+        mode: 0,
+        owner: (0, 0),
+        modified: (0, 0),
+        attributes: Vec::new(),
+    };
+    write_frame(&mut *to, &end, b"")?;
+    to.flush()
+}
+
+fn head(entry: &Entry, item: Item, attributes: Vec<(Vec<u8>, Vec<u8>)>) -> Head {
+    Head {
+        item,
+        mode: entry.mode,
+        owner: entry.owner,
+        modified: entry.modified,
+        attributes,
+    }
+}
+
+fn open(path: &Path, more: OFlags) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | more).bits();
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.cast_signed())
+        .open(path)
+}
+
+fn attributes(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    match rustix::fs::flistxattr_query(file) {
+        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Ok(_) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // The most that Linux lets a file have, names and each value. Source: xattr(7).
+    let mut names = vec![0; 65536];
+    let length = rustix::fs::flistxattr(file, &mut *names)?;
+    names.truncate(length);
+    names
+        .split(|byte| *byte == 0)
+        .filter(|name| name.starts_with(USERS))
+        .map(|name| {
+            let mut value = vec![0; 65536];
+            let length = rustix::fs::fgetxattr(file, name, &mut *value)?;
+            value.truncate(length);
+            Ok((name.to_vec(), value))
+        })
+        .collect()
+}
+
+/// Where a file has data: offset and length.
+fn pieces(file: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    while at < size {
+        let start = match rustix::fs::seek(file.as_fd(), rustix::fs::SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(file.as_fd(), rustix::fs::SeekFrom::Hole(start))?.min(size);
+        if end <= start {
+            break;
+        }
+        pieces.push((start, end - start));
+        at = end;
+    }
+    rustix::fs::seek(file.as_fd(), rustix::fs::SeekFrom::Start(0))?;
+    Ok(pieces)
+}
