@@ -3,13 +3,16 @@
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::Timespec;
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
@@ -119,16 +122,34 @@ pub fn limit_memory(child: &Child) {
 /// # Errors
 /// When the system cannot tell.
 pub fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<std::process::ExitStatus>, AgentError> {
+    // It tells of the end at once; where there is none (before Linux 5.3) we look again and again.
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let end = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
     let mut pause = Duration::from_micros(500);
     loop {
         let status = child
             .try_wait()
             .map_err(|error| AgentError::io("wait for a program", error))?;
-        if status.is_some() || Instant::now() >= deadline {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if status.is_some() || left.is_zero() {
             return Ok(status);
         }
-        thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
+        match &end {
+            Some(end) => wait_for(end, left),
+            None => {
+                thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+fn wait_for(end: &OwnedFd, at_most: Duration) {
+    let at_most = at_most.min(Duration::from_secs(3600));
+    let limit = Timespec::try_from(at_most).ok();
+    let waited = rustix::event::poll(&mut [PollFd::new(end, PollFlags::IN)], limit.as_ref());
+    if waited.is_err() {
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

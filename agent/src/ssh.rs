@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -351,9 +352,9 @@ impl Machine {
         command
     }
 
+    /// Whoever listens is the kept connection; whether its machine still answers shows with the first command.
     fn is_connected(&self) -> bool {
-        self.socket().is_some_and(|socket| socket.exists())
-            && self.control("check").is_ok_and(|finished| finished.code == Some(0))
+        self.socket().is_some_and(|socket| UnixStream::connect(socket).is_ok())
     }
 
     fn control(&self, order: &str) -> Result<Finished, AgentError> {
