@@ -255,6 +255,19 @@ fn found(tree: &Path, path: &Path) -> Option<Metadata> {
     fs::symlink_metadata(tree::inside(tree, path)?).ok()
 }
 
+/// Whether there is a regular file at a path in a tree.
+#[must_use]
+pub fn is_regular(tree: &Path, path: &Path) -> bool {
+    is_file(found(tree, path).as_ref())
+}
+
+/// Whether two trees have the same file at a path, as far as size and time tell.
+#[must_use]
+pub fn is_same(one: &Path, other: &Path, path: &Path) -> bool {
+    let version = |tree| found(tree, path).map(|found| (found.len(), found.mtime(), found.mtime_nsec()));
+    version(one) == version(other)
+}
+
 fn is_file(found: Option<&Metadata>) -> bool {
     found.is_some_and(Metadata::is_file)
 }

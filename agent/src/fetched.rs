@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::Bytes;
-use warmspare_wire::agent::{PassReport, PassScope};
+use warmspare_wire::agent::{InMotion, PassReport, PassScope};
 
 use crate::clock;
 use crate::error::AgentError;
@@ -15,8 +15,8 @@ use crate::ssh::last_words;
 use crate::state::PassUnderWay;
 use crate::tree;
 
-/// How many of the files that kept their last good version are named.
-const NAMED: usize = 100;
+/// How many of the files that kept their last good version, or changed while they were copied, are named.
+pub const NAMED: usize = 100;
 
 /// What was fetched, counted.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ pub struct Fetched {
     pub missed: u64,
     /// Bytes that asking the watcher put on the wire.
     pub told_bytes: u64,
+    /// Files that changed while they were copied.
+    pub in_motion: Vec<InMotion>,
 }
 
 impl Fetched {
@@ -52,6 +54,7 @@ impl Fetched {
             hard_links: false,
             missed: 0,
             told_bytes: 0,
+            in_motion: Vec::new(),
         }
     }
 
@@ -110,6 +113,7 @@ impl Fetched {
             scope: self.scope,
             missed: self.missed,
             command_failed: None,
+            in_motion: self.in_motion.clone(),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::Timestamp;
-use warmspare_wire::agent::{PassReport, PassScope, Progress};
+use warmspare_wire::agent::{InMotion, PassReport, PassScope, Progress};
 
 use crate::bandwidth;
 use crate::before_pass;
@@ -21,12 +21,12 @@ use crate::checkpoints::Wanted;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
-use crate::fetched::Fetched;
+use crate::fetched::{Fetched, NAMED};
 use crate::guard::{self, Deletions};
 use crate::incoming::{self, Incoming, Scope, Start};
 use crate::link;
 use crate::observer::Told;
-use crate::recovery_points::{self, Sharing};
+use crate::recovery_points::{self, Sharing, tree_of};
 use crate::reserve;
 use crate::rsync::{Transfer, Transferred, Wish};
 use crate::rsync_output::Tally;
@@ -183,8 +183,10 @@ impl<'a> Pass<'a> {
         let mut transferred = self.hold(pulled, || source.after())?;
         transferred.tally.absorb(&seeded);
         let mut fetched = self.settle(&incoming, &transferred, &before)?;
-        if let Some(told) = compared {
-            fetched.missed = missed_by(watching, told, &transferred);
+        let later = told.as_ref().and_then(|told| changed_since(watching, told));
+        if let Some(later) = &later {
+            fetched.in_motion = self.in_motion(&incoming, later);
+            fetched.missed = compared.map_or(0, |told| missed_by(told, later, &transferred));
         }
         self.judge(&fetched)?;
         let report = self.conclude(&incoming, &transferred, &fetched)?;
@@ -311,6 +313,28 @@ impl<'a> Pass<'a> {
         roots
     }
 
+    /// Those of the files that changed after the first look which this pass has brought: it may have read them in the middle of a change.
+    /// One that still equals the base's was not read, and is whole.
+    fn in_motion(&self, incoming: &Incoming, later: &[PathBuf]) -> Vec<InMotion> {
+        let brought = later.iter().filter(|path| {
+            let same = |base: &PathBuf| changes::is_same(base, &incoming.path, path);
+            changes::is_regular(&incoming.path, path) && !incoming.base.as_ref().is_some_and(same)
+        });
+        brought
+            .take(NAMED)
+            .map(|path| {
+                let file = path.to_string_lossy().into_owned();
+                let whole_in = self.base.as_ref().and_then(|base| base.whole_version_of(&file));
+                // It may have been thinned out, or be the base that never had the file.
+                let there = |id: &RecoveryPointId| changes::is_regular(&tree_of(self.dir, id), path);
+                InMotion {
+                    file,
+                    whole_in: whole_in.filter(there),
+                }
+            })
+            .collect()
+    }
+
     fn judge(&self, fetched: &Fetched) -> Result<(), AgentError> {
         let deletions = if self.dir.state()?.deletions_accepted {
             Deletions::Accepted
@@ -403,16 +427,16 @@ impl<'a> Pass<'a> {
     }
 }
 
+/// What changed since the watcher was asked first; `None` when it cannot tell.
+fn changed_since(watching: &mut Watching, told: &Told) -> Option<Vec<PathBuf>> {
+    let cursor = told.reply.cursor.clone()?;
+    let later = watching.again(Some(cursor))?.ok()?;
+    matches!(later.reply.changes, Changes::Complete | Changes::HardLinks).then_some(later.paths)
+}
+
 /// What a full scan found that the watcher told neither before it nor while it ran.
-fn missed_by(watching: &mut Watching, told: &Told, done: &Transferred) -> u64 {
-    // The old cursor goes with this question. Until the pass is complete only a full scan can follow, which needs none.
-    let Some(Ok(later)) = watching.again(told.reply.cursor.clone()) else {
-        return 0;
-    };
-    if later.reply.changes != Changes::Complete {
-        return 0;
-    }
-    let all = told.paths.iter().chain(&later.paths).cloned().collect();
+fn missed_by(told: &Told, later: &[PathBuf], done: &Transferred) -> u64 {
+    let all = told.paths.iter().chain(later).cloned().collect();
     let path = |name: &Vec<u8>| PathBuf::from(OsStr::from_bytes(name));
     let found: Vec<_> = done
         .tally

@@ -155,6 +155,7 @@ pub fn thin_out(dir: &DataDir, now: Timestamp) -> Result<(), AgentError> {
     let mut kept = held(dir, now)?;
     let points = list(dir)?;
     kept.extend(thin::named(&points));
+    kept.extend(thin::whole(&points, now));
     let ages: Vec<_> = points
         .into_iter()
         .map(|point| (point.point.id, point.point.taken_at))
@@ -167,7 +168,7 @@ pub fn thin_out(dir: &DataDir, now: Timestamp) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// Moves the oldest recovery point out of the way, one without a checkpoint if there is one, unless only `keep` are left that nobody
+/// Moves the oldest recovery point out of the way, one that nothing else makes precious if there is one, unless only `keep` are left that nobody
 /// restores or downloads. Answers whether there was one.
 ///
 /// # Errors
@@ -177,11 +178,12 @@ pub fn retire_oldest(dir: &DataDir, now: Timestamp, keep: usize) -> Result<bool,
     let held = held(dir, now)?;
     let points = list(dir)?;
     let old = points.len().saturating_sub(keep);
-    let named = thin::named(&points);
+    let mut wanted = thin::named(&points);
+    wanted.extend(thin::whole(&points, now));
     let free = |point: &&PointFile| !held.contains(&point.point.id);
     let free = points.iter().take(old).filter(free);
     // Of equals the first, which is the oldest.
-    match free.min_by_key(|point| named.contains(&point.point.id)) {
+    match free.min_by_key(|point| wanted.contains(&point.point.id)) {
         Some(point) => retire(dir, &point.point.id).map(|()| true),
         None => Ok(false),
     }

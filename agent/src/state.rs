@@ -128,6 +128,13 @@ impl PointFile {
         self.kept.iter().any(|kept| kept.name == *name)
     }
 
+    /// The newest recovery point up to this one that has a file as it was at some instant, if it has it at all.
+    #[must_use]
+    pub fn whole_version_of(&self, file: &str) -> Option<RecoveryPointId> {
+        let torn = self.report.in_motion.iter().find(|torn| torn.file == file);
+        torn.map_or_else(|| Some(self.point.id.clone()), |torn| torn.whole_in.clone())
+    }
+
     /// Remembers the checkpoints that it holds.
     pub fn hold(&mut self, kept: Vec<Kept>) {
         self.kept.extend(kept);

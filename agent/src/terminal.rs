@@ -228,6 +228,16 @@ fn print_remarks(status: &Status) {
     for name in report.kept_back.iter().take(10) {
         println!("keeps its last good version: {}", name.escape_debug());
     }
+    for torn in report.in_motion.iter().take(10) {
+        let whole = match &torn.whole_in {
+            Some(point) => format!("whole in recovery point {point}"),
+            None => "no older recovery point has it whole".to_owned(),
+        };
+        println!(
+            "changed while it was copied, which is well for a log and tears most else: {}; {whole}",
+            torn.file.escape_debug()
+        );
+    }
     if let Some(reason) = &report.command_failed {
         println!(
             "the command before the pass failed, the pass went on: {}",

@@ -54,6 +54,20 @@ pub fn named(points: &[PointFile]) -> BTreeSet<RecoveryPointId> {
     stay
 }
 
+/// The recovery points, given oldest first, that stay because the newest may have files torn that they have whole.
+#[must_use]
+pub fn whole(points: &[PointFile], now: Timestamp) -> BTreeSet<RecoveryPointId> {
+    let newest = points.last().map(|point| &*point.report.in_motion).unwrap_or_default();
+    let wanted: BTreeSet<_> = newest.iter().filter_map(|torn| torn.whole_in.as_ref()).collect();
+    // A file that never rests, such as a log, must not keep one for ever.
+    let (longest, _) = STRETCHES.last().copied().unwrap_or_default();
+    points
+        .iter()
+        .filter(|point| wanted.contains(&point.point.id) && now.since(point.point.taken_at) <= longest)
+        .map(|point| point.point.id.clone())
+        .collect()
+}
+
 fn keeps(at: Timestamp, now: Timestamp, taken: &mut BTreeSet<(u64, i64)>) -> bool {
     let age = now.since(at);
     let Some((_, every)) = STRETCHES.iter().find(|(up_to, _)| age <= *up_to) else {
@@ -73,7 +87,7 @@ fn keeps(at: Timestamp, now: Timestamp, taken: &mut BTreeSet<(u64, i64)>) -> boo
 mod tests {
     use super::*;
     use warmspare_domain::ids::Epoch;
-    use warmspare_wire::agent::{PassScope, Progress};
+    use warmspare_wire::agent::{InMotion, PassScope, Progress};
 
     use crate::checkpoints::Kept;
     use crate::fetched::Fetched;
@@ -184,5 +198,36 @@ mod tests {
         assert!(!gone.is_empty());
         all.retain(|(id, _)| !gone.contains(id));
         assert!(thin(&all, NOW).is_empty());
+    }
+
+    #[test]
+    fn the_last_whole_version_of_a_file_in_motion_stays_for_a_week() {
+        let day = 24 * 3600;
+        let at = |age: u64| NOW - Duration::from_secs(age);
+        let point = |age: u64, whole_in: Option<u64>| {
+            let under_way = PassUnderWay {
+                number: 1,
+                started_at: at(age),
+                epoch: Epoch::FIRST,
+                progress: Progress::default(),
+            };
+            let mut report = Fetched::of(PassScope::Changes).report(&Transferred::default(), &under_way);
+            report.in_motion.extend(whole_in.map(|whole| InMotion {
+                file: "latest.pt".into(),
+                whole_in: Some(RecoveryPointId::at(at(whole))),
+            }));
+            PointFile::of(report, false)
+        };
+        let stay = |points: &[PointFile]| whole(points, NOW).into_iter().collect::<Vec<_>>();
+        let moving = [point(3 * day, None), point(2 * day, None), point(0, Some(3 * day))];
+        assert_eq!(stay(&moving), [RecoveryPointId::at(at(3 * day))]);
+        assert_eq!(
+            moving[2].whole_version_of("latest.pt"),
+            Some(RecoveryPointId::at(at(3 * day)))
+        );
+        assert_eq!(moving[2].whole_version_of("train.py"), Some(RecoveryPointId::at(NOW)));
+        // Only what the newest says counts: once it has the file whole, no other is needed.
+        assert!(stay(&[point(3 * day, None), point(60, Some(3 * day)), point(0, None)]).is_empty());
+        assert!(stay(&[point(8 * day, None), point(0, Some(8 * day))]).is_empty());
     }
 }

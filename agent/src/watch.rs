@@ -302,8 +302,18 @@ impl Watcher {
             Sight::Blind { words, .. } => (Changes::Blind(words.clone()), Vec::new()),
             Sight::Watching(directories) if !directories.is_settled() => (Changes::Starting, Vec::new()),
             Sight::Watching(directories) => {
-                let ours = question.since.as_ref().filter(|cursor| cursor.life == self.life);
-                match ours.map_or(Since::Unknown, |cursor| self.dirty.since(cursor.seq)) {
+                let ours = |cursor: &Option<Cursor>| {
+                    cursor
+                        .as_ref()
+                        .filter(|cursor| cursor.life == self.life)
+                        .map(|cursor| cursor.seq)
+                };
+                let told = match (ours(&question.since), ours(&question.peek)) {
+                    (Some(since), _) => self.dirty.since(since),
+                    (None, Some(since)) => self.dirty.peek(since),
+                    (None, None) => Since::Unknown,
+                };
+                match told {
                     Since::Unknown => (Changes::NoCursor, Vec::new()),
                     Since::TooMany => (Changes::TooMany, Vec::new()),
                     Since::Known(changed) => named(directories.root(), &changed),

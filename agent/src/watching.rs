@@ -171,12 +171,12 @@ impl Watching {
         Ok(told)
     }
 
-    /// Asks again over the session at hand: how the tree looks now, and what changed since a cursor, if one is given.
+    /// Asks again over the session at hand: how the tree looks now, and what changed since a cursor, which acknowledges nothing.
     #[must_use]
-    pub fn again(&mut self, since: Option<Cursor>) -> Option<Result<Told, Failed>> {
+    pub fn again(&mut self, peek: Option<Cursor>) -> Option<Result<Told, Failed>> {
         let (_, observer) = self.observer.as_mut()?;
         let question = Question {
-            since,
+            peek,
             ..Question::default()
         };
         let told = observer.query(&question);

@@ -1,5 +1,7 @@
 //! The passes that cost what changed: nothing, or one rsync over the listed paths.
 
+use std::path::PathBuf;
+
 use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::{PassReport, PassScope};
 
@@ -110,22 +112,34 @@ impl Pass<'_> {
             &incoming.path,
         );
         let pulled = self.pull(&incoming.receive(transfer), |_| Ok(()));
-        let done = self.hold(pulled, || self.look_again(watching))?;
-        let fetched = self.count_changes(incoming, &done, told)?;
+        let mut later = Vec::new();
+        let done = self.hold(pulled, || {
+            let (look, changed) = self.look_again(watching, told)?;
+            later = changed;
+            Ok(look)
+        })?;
+        let mut fetched = self.count_changes(incoming, &done, told)?;
+        fetched.in_motion = self.in_motion(incoming, &later);
         self.judge(&fetched)?;
         self.conclude(incoming, &done, &fetched)
     }
 
-    fn look_again(&self, watching: &mut Watching) -> Result<Look, AgentError> {
-        match watching.again(None) {
-            Some(Ok(told)) => Ok(Look {
-                tree: told.reply.tree,
-                rsync: RsyncThere::Present,
-                checkpoints: Vec::new(),
-            }),
+    /// How the tree looks now, and what changed since it was looked at first.
+    fn look_again(&self, watching: &mut Watching, told: &Told) -> Result<(Look, Vec<PathBuf>), AgentError> {
+        match watching.again(told.reply.cursor.clone()) {
+            Some(Ok(later)) => {
+                let look = Look {
+                    tree: later.reply.tree,
+                    rsync: RsyncThere::Present,
+                    checkpoints: Vec::new(),
+                };
+                Ok((look, later.paths))
+            }
             Some(Err(Failed::Broken(error))) => Err(error),
             // The watcher ended meanwhile: the shell on the GPU can say as much about the tree.
-            Some(Err(Failed::Missing(_))) | None => crate::source::look(&self.machine, &self.binding.bind.source_path),
+            Some(Err(Failed::Missing(_))) | None => {
+                crate::source::look(&self.machine, &self.binding.bind.source_path).map(|look| (look, Vec::new()))
+            }
         }
     }
 

@@ -101,12 +101,21 @@ impl Dirty {
 
     /// Answers the changes since a cursor and forgets what lies before it.
     pub fn since(&mut self, since: u64) -> Since {
+        let known = self.floor..self.next;
+        if known.contains(&since) {
+            self.floor = since;
+            self.changed.retain(|_, last| last.changed > since);
+            self.bytes = self.changed.keys().map(|path| path.len()).sum();
+        }
+        self.peek(since)
+    }
+
+    /// Answers the changes since a cursor and forgets nothing.
+    #[must_use]
+    pub fn peek(&self, since: u64) -> Since {
         if since < self.floor || since >= self.next {
             return Since::Unknown;
         }
-        self.floor = since;
-        self.changed.retain(|_, last| last.changed > since);
-        self.bytes = self.changed.keys().map(|path| path.len()).sum();
         if self.collapsed > since {
             return Since::TooMany;
         }
@@ -117,8 +126,8 @@ impl Dirty {
                 Change::Itself
             }
         };
-        let told = self.changed.iter().map(|(path, last)| (path.to_vec(), change(last)));
-        Since::Known(told.collect())
+        let changed = self.changed.iter().filter(|(_, last)| last.changed > since);
+        Since::Known(changed.map(|(path, last)| (path.to_vec(), change(last))).collect())
     }
 
     /// The cursor of the answer that is given now; what changes from here on belongs to the next.
@@ -205,6 +214,7 @@ mod tests {
         assert_eq!(dirty.since(start), known(&["a"]));
         let first = dirty.close();
         dirty.mark(b"b", Change::Itself);
+        assert_eq!(dirty.peek(first), known(&["b"]));
         // The pass died: the same cursor again.
         assert_eq!(dirty.since(start), known(&["a", "b"]));
         let second = dirty.close();

@@ -25,6 +25,8 @@ pub struct Question {
     pub number: u64,
     /// Since when; what lies before is acknowledged and may be forgotten. Nothing is acknowledged without it.
     pub since: Option<Cursor>,
+    /// Instead: since when, without acknowledging anything.
+    pub peek: Option<Cursor>,
     /// How long to wait until there is a change.
     pub wait_ms: u64,
     /// How long to wait until every directory is watched.

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::Epoch;
-use warmspare_wire::agent::{PassReport, PassScope, Request, Urgency, Watcher};
+use warmspare_wire::agent::{InMotion, PassReport, PassScope, Request, Urgency, Watcher};
 
 use crate::support::{
     Disk, Machine, Standby, assert_same_tree, bound, eventually, grow_rich_tree, is_root, kill, odd_names, read_tree,
@@ -414,6 +414,42 @@ fn what_the_watcher_cannot_see_is_found_by_the_full_scan_and_counted() {
     let report = pass(&gpu, &standby);
     assert_eq!((report.scope, report.missed), (Everything, 1));
     assert_eq!(pass(&gpu, &standby).scope, Nothing);
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_copied_is_named_and_its_last_whole_version_stays() {
+    let Some((_disk, mut gpu, standby)) = protected() else {
+        return;
+    };
+    let (file, quiet) = (gpu.tree().join("work/latest.pt"), gpu.tree().join("work/quiet"));
+    write(&file, "whole");
+    let whole = pass(&gpu, &standby).point;
+    gpu.wrap_rsync("hold", "");
+    // A pass that costs what changed, another, and a full scan: none of them has it whole.
+    for (round, scope) in [Changes, Changes, Everything].into_iter().enumerate() {
+        if scope == Everything {
+            standby.age_full_scan();
+        }
+        write(&file, format!("torn {round}"));
+        write(&quiet, format!("quiet {round}"));
+        gpu.hold();
+        standby.try_sync(FIRST, Urgency::Due, 0);
+        gpu.wait_until_held();
+        write(&file, format!("torn {round}, and on"));
+        gpu.release();
+        let report = standby.sync(FIRST).last_complete.unwrap();
+        assert_eq!(report.scope, scope);
+        let torn = InMotion {
+            file: "work/latest.pt".into(),
+            whole_in: Some(whole.clone()),
+        };
+        assert_eq!(report.in_motion, [torn]);
+    }
+    let kept = standby.data.join("recovery-points").join(whole.to_string());
+    assert_eq!(fs::read_to_string(kept.join("work/latest.pt")).unwrap(), "whole");
+    write(&quiet, "quiet at last");
+    let report = pass(&gpu, &standby);
+    assert_eq!((report.scope, report.in_motion), (Changes, vec![]));
 }
 
 #[test]

@@ -68,9 +68,20 @@ fn print_remarks(last_pass: &Value) {
         .collect();
     if let Some(first) = kept.first() {
         println!(
-            "kept back        {} files keep their last good version, they changed while they were read, or cannot be read: {}",
+            "kept back        {} files cannot be read, and keep their last good version: {}",
             kept.len(),
             first.escape_debug()
+        );
+    }
+    let moving = last_pass["in_motion"].as_array().into_iter().flatten();
+    for torn in moving.take(5) {
+        let whole = match torn["whole_in"].as_str() {
+            Some(point) => format!("whole in recovery point {point}"),
+            None => "no older recovery point has it whole".to_owned(),
+        };
+        println!(
+            "in motion        {} changed while it was copied, which is well for a log and tears most else; {whole}",
+            text(torn, "file").escape_debug()
         );
     }
     if let Some(reason) = last_pass["command_failed"].as_str() {

@@ -471,7 +471,7 @@ pub struct PassReport {
     pub deleted_files: u64,
     /// Bytes that crossed the network, both ways.
     pub wire_bytes: Bytes,
-    /// Files that changed while they were read or could not be read, and keep their last good version. At most 100 are named.
+    /// Files that could not be read whole, and keep their last good version. At most 100 are named.
     pub kept_back: Vec<String>,
     /// The recovery point of this state.
     pub point: RecoveryPointId,
@@ -484,6 +484,18 @@ pub struct PassReport {
     /// Why the command that runs before each pass failed, for a person. The pass went on without it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub command_failed: Option<String>,
+    /// Files that changed while they were copied. At most 100 are named; where no watcher runs, none is known.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub in_motion: Vec<InMotion>,
+}
+
+/// A file that changed while it was copied: its copy may be neither what it was nor what it became.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InMotion {
+    /// Its path below the synced directory.
+    pub file: String,
+    /// The newest recovery point that has it as it was at some instant. Thinning leaves that one for a week.
+    pub whole_in: Option<RecoveryPointId>,
 }
 
 /// What a pass looked at.

@@ -13,9 +13,9 @@ use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{
     Accept, Answer, AuthorizeDownload, Bind, Binding, Call, Change, ChangeKind, Compare, Comparison, DiskSpace, Halt,
-    Host, Live, Outcome, Partial, PassActivity, PassFailure, PassFailureKind, PassReport, PassScope, PointChoice,
-    Points, Progress, RecoveryPoint, Refusal, RefusalKind, Request, Rescue, RescueActivity, Restore, RestoreActivity,
-    RestoreStep, RestoreTarget, Source, Status, Sync, Traffic, Urgency, Watcher,
+    Host, InMotion, Live, Outcome, Partial, PassActivity, PassFailure, PassFailureKind, PassReport, PassScope,
+    PointChoice, Points, Progress, RecoveryPoint, Refusal, RefusalKind, Request, Rescue, RescueActivity, Restore,
+    RestoreActivity, RestoreStep, RestoreTarget, Source, Status, Sync, Traffic, Urgency, Watcher,
 };
 
 const AT: Timestamp = Timestamp::from_millis(1_795_441_530_250);
@@ -124,6 +124,7 @@ fn full_status() -> Status {
             scope: PassScope::Everything,
             missed: 0,
             command_failed: None,
+            in_motion: vec![],
         }),
         last_failure: Some(PassFailure {
             at: AT,
@@ -342,6 +343,29 @@ fn downloads_of_a_partial_first_pass_of_schema_1_are_written_and_read_as_ever() 
         until: AT,
     });
     check("agent-partial-1.json", &(call, answer));
+}
+
+#[test]
+fn files_in_motion_of_schema_1_are_written_and_read_as_ever() {
+    let status = full_status();
+    let in_motion = [("runs/latest.pt", Some(RecoveryPointId::at(AT))), ("log", None)];
+    let last_complete = status.last_complete.clone().map(|report| PassReport {
+        in_motion: in_motion
+            .map(|(file, whole_in)| InMotion {
+                file: file.into(),
+                whole_in,
+            })
+            .into(),
+        ..report
+    });
+    let status = Status {
+        last_complete,
+        ..status
+    };
+    check(
+        "agent-in-motion-1.json",
+        &Answer::new(Outcome::Status(Box::new(status))),
+    );
 }
 
 #[test]
