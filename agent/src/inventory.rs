@@ -108,8 +108,7 @@ impl Entry {
             mode: found.mode() & 0o7777,
             owner: (found.uid(), found.gid()),
             modified: (found.mtime(), found.mtime_nsec()),
-            // Blocks of 512 bytes, whatever the file system's are. Source: stat(2).
-            sparse: found.blocks().saturating_mul(512) < size,
+            sparse: kind == Kind::File && tree::has_holes(found),
             twin: false,
         })
     }

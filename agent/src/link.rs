@@ -19,6 +19,9 @@ const ENOUGH: (Bytes, Duration) = (Bytes(8 << 20), Duration::from_secs(1));
 /// Nor do smaller files than this on average: both ends' disks take longer for them than a link does.
 const ENOUGH_A_FILE: u64 = 64 << 10;
 
+/// Nor does one that found most of its bytes here already: both ends spend their time on comparing. One part in so many must travel.
+const MOST_OF_IT: u64 = 2;
+
 const FILE: &str = "link.json";
 
 /// `link.json`: the last large transfer's rate.
@@ -41,7 +44,8 @@ pub fn apply(dir: &DataDir, transfer: Transfer) -> Transfer {
 pub fn note(dir: &DataDir, totals: Totals, took: Duration) {
     let wire = totals.wire_bytes;
     let small = wire.0 / totals.files.max(1) < ENOUGH_A_FILE;
-    if wire < ENOUGH.0 || took < ENOUGH.1 || small {
+    let compared = wire.0 < totals.moved.0 / MOST_OF_IT;
+    if wire < ENOUGH.0 || took < ENOUGH.1 || small || compared {
         return;
     }
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -72,6 +76,11 @@ mod tests {
         note(&dir, moved(64, 1), Duration::from_millis(900));
         note(&dir, moved(17, 1_000_000), Duration::from_secs(6));
         note(&dir, moved(300, 1_000_000), Duration::from_secs(100));
+        let rewritten = Totals {
+            moved: Bytes(2 << 30),
+            ..moved(21, 1)
+        };
+        note(&dir, rewritten, Duration::from_secs(4));
         assert_eq!(rate(), None);
         note(&dir, moved(16, 3), Duration::from_secs(4));
         assert_eq!(rate(), Some(4 << 20));

@@ -216,6 +216,7 @@ mod tests {
             tree: Tree::Gone,
             cursor: None,
             changes: Changes::Complete,
+            holes: false,
             directories: 0,
             checkpoints: vec![],
         };

@@ -200,6 +200,15 @@ impl Transfer {
         self
     }
 
+    /// Of files without holes. Looking for holes reads all that is there already, which may take longer than the rest.
+    #[must_use]
+    pub fn dense(mut self) -> Self {
+        // The last one counts.
+        let end = self.arguments.len().saturating_sub(3);
+        self.arguments.insert(end, "--no-sparse".into());
+        self
+    }
+
     /// With one more option.
     #[must_use]
     pub fn with(mut self, option: impl Into<OsString>) -> Self {

@@ -35,6 +35,8 @@ pub struct Totals {
     pub files: u64,
     /// Their size.
     pub bytes: Bytes,
+    /// The size of those that were brought.
+    pub moved: Bytes,
     /// Bytes that crossed the network, both ways.
     pub wire_bytes: Bytes,
 }
@@ -117,6 +119,7 @@ impl Tally {
                 totals.files = regular.unwrap_or(0);
             }
             "Total file size" => totals.bytes = Bytes(number),
+            "Total transferred file size" => totals.moved = Bytes(number),
             "Total bytes sent" | "Total bytes received" => {
                 totals.wire_bytes = Bytes(totals.wire_bytes.0.saturating_add(number));
             }
@@ -314,7 +317,7 @@ mod tests {
         let mut tally = Tally::default();
         let output = ".d..t......\n>f+++++++++\n>f.st......\ncf...p.....\nhf+++++++++\ncL+++++++++\n*deleting  \n\
             \nNumber of files: 10 (reg: 5, dir: 4, link: 1)\nNumber of created files: 2 (reg: 2)\nTotal file size: 1234 bytes\n\
-            Total bytes sent: 436\nTotal bytes received: 133\n\nsent 436 bytes  received 133 bytes  1138.00 bytes/sec\n";
+            Total transferred file size: 77 bytes\nTotal bytes sent: 436\nTotal bytes received: 133\n\nsent 436 bytes  received 133 bytes  1138.00 bytes/sec\n";
         for line in output.lines() {
             tally.read(line);
         }
@@ -322,8 +325,8 @@ mod tests {
         assert!(tally.hard_links);
         let totals = tally.totals.unwrap();
         assert_eq!(
-            (totals.files, totals.bytes, totals.wire_bytes),
-            (5, Bytes(1234), Bytes(569))
+            (totals.files, totals.bytes, totals.moved, totals.wire_bytes),
+            (5, Bytes(1234), Bytes(77), Bytes(569))
         );
     }
 

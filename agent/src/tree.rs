@@ -48,6 +48,13 @@ pub fn counted(found: Option<&Metadata>) -> u64 {
         .map_or(0, Metadata::len)
 }
 
+/// Whether a file has holes, as far as its blocks tell: one that its file system compresses counts as well.
+#[must_use]
+pub fn has_holes(found: &Metadata) -> bool {
+    // Blocks of 512 bytes, whatever the file system's are. Source: stat(2).
+    found.blocks().saturating_mul(512) < found.len()
+}
+
 /// Names everything in a tree.
 ///
 /// # Errors

@@ -16,7 +16,6 @@ pub mod protocol;
 pub mod relay;
 mod surroundings;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -31,7 +30,7 @@ use crate::checkpoints::{Wanted, wanted_in};
 use crate::source::MARKER_DIRECTORY;
 use caller::Caller;
 use directories::{Directories, Lost};
-use dirty::{Change, Dirty, Since, settle};
+use dirty::{Change, Dirty, Settled, Since, settle};
 use protocol::{Changes, Cursor, Hello, Question, Reply, write_frame};
 use surroundings::{Identity, identity, look, mounts};
 
@@ -298,9 +297,10 @@ impl Watcher {
 
     fn reply(&mut self, question: &Question, checkpoints: &[Wanted]) -> (Reply, Vec<u8>) {
         let tree = look(&self.tree);
-        let (changes, paths) = match &self.sight {
-            Sight::Blind { words, .. } => (Changes::Blind(words.clone()), Vec::new()),
-            Sight::Watching(directories) if !directories.is_settled() => (Changes::Starting, Vec::new()),
+        let mut settled = Settled::default();
+        let changes = match &self.sight {
+            Sight::Blind { words, .. } => Changes::Blind(words.clone()),
+            Sight::Watching(directories) if !directories.is_settled() => Changes::Starting,
             Sight::Watching(directories) => {
                 let ours = |cursor: &Option<Cursor>| {
                     cursor
@@ -314,9 +314,15 @@ impl Watcher {
                     (None, None) => Since::Unknown,
                 };
                 match told {
-                    Since::Unknown => (Changes::NoCursor, Vec::new()),
-                    Since::TooMany => (Changes::TooMany, Vec::new()),
-                    Since::Known(changed) => named(directories.root(), &changed),
+                    Since::Unknown => Changes::NoCursor,
+                    Since::TooMany => Changes::TooMany,
+                    Since::Known(changed) => {
+                        settled = settle(directories.root(), &changed);
+                        match settled.hard_links {
+                            true => Changes::HardLinks,
+                            false => Changes::Complete,
+                        }
+                    }
                 }
             }
         };
@@ -336,10 +342,11 @@ impl Watcher {
             tree,
             cursor,
             changes,
+            holes: settled.holes,
             directories,
             checkpoints: checkpoints.to_vec(),
         };
-        (reply, paths)
+        (reply, named(&settled))
     }
 }
 
@@ -355,8 +362,7 @@ fn wait_for(sources: &mut [PollFd<'_>], until: Instant) -> io::Result<()> {
     }
 }
 
-fn named(root: &Path, changed: &BTreeMap<Vec<u8>, Change>) -> (Changes, Vec<u8>) {
-    let settled = settle(root, changed);
+fn named(settled: &Settled) -> Vec<u8> {
     let mut paths = Vec::new();
     for (path, change) in &settled.paths {
         paths.push(match change {
@@ -366,12 +372,7 @@ fn named(root: &Path, changed: &BTreeMap<Vec<u8>, Change>) -> (Changes, Vec<u8>)
         paths.extend(path);
         paths.push(0);
     }
-    let changes = if settled.hard_links {
-        Changes::HardLinks
-    } else {
-        Changes::Complete
-    };
-    (changes, paths)
+    paths
 }
 
 /// 32 random hexadecimal digits.

@@ -216,10 +216,10 @@ def grow_small(root, files):
 
 
 def write_large(path, size):
+    """Noise that nowhere repeats itself: rsync would find a block in another place, and copy what it need not touch."""
     with open(path, "wb") as file:
-        block = os.urandom(1 << 24)
         for _ in range(size >> 24):
-            file.write(block)
+            file.write(os.urandom(1 << 24))
 
 
 class Table:

@@ -111,6 +111,7 @@ impl Pass<'_> {
             &list,
             &incoming.path,
         );
+        let transfer = if told.reply.holes { transfer } else { transfer.dense() };
         let pulled = self.pull(&incoming.receive(transfer), |_| Ok(()));
         let mut later = Vec::new();
         let done = self.hold(pulled, || {

@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::tree;
+
 /// Beyond this many changed paths a full scan is as cheap.
 const MOST_PATHS: usize = 100_000;
 
@@ -144,6 +146,8 @@ pub struct Settled {
     pub paths: BTreeMap<Vec<u8>, Change>,
     /// Whether a file among them has a second name.
     pub hard_links: bool,
+    /// Whether a file among them has holes.
+    pub holes: bool,
 }
 
 /// Looks at every changed path. One below a directory that is gone, or became something else, stands for the change of that
@@ -163,7 +167,12 @@ pub fn settle(root: &Path, changed: &BTreeMap<Vec<u8>, Change>) -> Settled {
             continue;
         }
         let found = fs::symlink_metadata(root.join(std::ffi::OsStr::from_bytes(path)));
-        settled.hard_links |= found.is_ok_and(|found| found.is_file() && found.nlink() > 1);
+        if let Ok(found) = found.as_ref()
+            && found.is_file()
+        {
+            settled.hard_links |= found.nlink() > 1;
+            settled.holes |= tree::has_holes(found);
+        }
         let stronger = settled.paths.entry(path.clone()).or_insert(*change);
         *stronger = (*stronger).max(*change);
     }
@@ -275,7 +284,9 @@ mod tests {
             &all(&["d/e/f", "d/e/gone", "gone/x/y", "link/passwd", "d/e/f/below", ""]),
         );
         assert_eq!(settled.paths, all(&["", "d/e/f", "d/e/gone", "gone", "link"]));
-        assert!(!settled.hard_links);
+        assert!(!settled.hard_links && !settled.holes);
+        fs::File::create(root.join("holes")).unwrap().set_len(1 << 20).unwrap();
+        assert!(settle(root, &all(&["holes"])).holes);
         fs::hard_link(root.join("d/e/f"), root.join("twin")).unwrap();
         assert!(settle(root, &all(&["twin"])).hard_links);
     }

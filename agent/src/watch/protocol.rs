@@ -63,6 +63,8 @@ pub struct Reply {
     pub cursor: Option<Cursor>,
     /// Whether the changes that follow are all that happened since.
     pub changes: Changes,
+    /// Whether a file among them has holes.
+    pub holes: bool,
     /// How many directories are watched.
     pub directories: u64,
     /// The checkpoints that were wanted before the tree was looked at.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -11,8 +11,8 @@ use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{InMotion, PassReport, PassScope, Request, Urgency, Watcher};
 
 use crate::support::{
-    Disk, Machine, Standby, assert_same_tree, bound, eventually, grow_rich_tree, is_root, kill, odd_names, read_tree,
-    remove_tree, set_mtime, set_xattr, status_of, write,
+    Disk, Machine, Standby, assert_same_tree, bound, eventually, grow_rich_tree, is_root, kill, noise, odd_names,
+    read_tree, remove_tree, set_mtime, set_xattr, status_of, write,
 };
 
 const FIRST: Epoch = Epoch::FIRST;
@@ -414,6 +414,25 @@ fn what_the_watcher_cannot_see_is_found_by_the_full_scan_and_counted() {
     let report = pass(&gpu, &standby);
     assert_eq!((report.scope, report.missed), (Everything, 1));
     assert_eq!(pass(&gpu, &standby).scope, Nothing);
+}
+
+#[test]
+fn a_new_file_with_holes_keeps_them_and_what_fills_them_arrives() {
+    let Some((_disk, gpu, standby)) = protected() else {
+        return;
+    };
+    let name = "work/holes.bin";
+    let size_on_disk = |tree: &Path| fs::metadata(tree.join(name)).unwrap().blocks() * 512;
+    let file = fs::File::create(gpu.tree().join(name)).unwrap();
+    file.set_len(64 << 20).unwrap();
+    file.write_all_at(b"data", 32 << 20).unwrap();
+    assert_eq!(pass(&gpu, &standby).scope, Changes);
+    assert!(size_on_disk(&standby.newest_tree()) < 8 << 20);
+    // Now without holes, and beside one that never had any.
+    file.write_all_at(&noise(64 << 20), 0).unwrap();
+    write(&gpu.tree().join("work/1"), "dense");
+    assert_eq!(pass(&gpu, &standby).scope, Changes);
+    assert!(size_on_disk(&standby.newest_tree()) >= 64 << 20);
 }
 
 #[test]
