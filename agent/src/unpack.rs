@@ -37,16 +37,16 @@ pub fn unpack(root: &Path, mut from: impl BufRead) -> io::Result<u64> {
             return Ok(target.in_the_way);
         }
         let mut content = from.by_ref().take(head.item.content());
-        let placed = target.place(&name, &head, &mut content);
+        match target.place(&name, &head, &mut content) {
+            Ok(()) => {}
+            // Nothing else can come, or nothing else does.
+            Err(error) if is_the_disk(&error) || matches!(head.item, Item::Large { .. }) => return Err(error),
+            Err(_) => target.in_the_way += 1,
+        }
         // What nobody wanted makes way for the next entry.
         io::copy(&mut content, &mut io::sink())?;
         if content.limit() > 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        match placed {
-            Ok(()) => {}
-            Err(error) if is_the_disk(&error) => return Err(error),
-            Err(_) => target.in_the_way += 1,
         }
     }
 }
@@ -368,6 +368,22 @@ mod tests {
         }
         fs::set_permissions(from.join("d/deep"), fs::Permissions::from_mode(0o755)).unwrap();
         drop(place);
+    }
+
+    #[test]
+    fn a_large_file_whose_beginning_is_not_there_is_not_waited_for() {
+        let (_place, from, to) = places();
+        let mut stream = Vec::new();
+        let list = inventory::list(&from).unwrap();
+        let entry = list.iter().find(|entry| &*entry.name == b"holes").unwrap();
+        let packer = Packer::new(&from);
+        packer.begin_large(entry, "part-1", 5 << 20, &mut stream).unwrap();
+        stream.extend(b"content");
+        let mut rest = stream.as_slice();
+        assert!(unpack(&to, &mut rest).is_err());
+        assert_eq!(rest, b"content");
+        assert!(!to.join("holes").exists());
+        fs::set_permissions(from.join("d/deep"), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     #[test]
