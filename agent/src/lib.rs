@@ -23,6 +23,7 @@ pub mod error;
 pub mod fetched;
 pub mod guard;
 pub mod identity;
+pub mod in_motion;
 pub mod incoming;
 pub mod inventory;
 pub mod link;

@@ -59,6 +59,14 @@ pub struct Told {
     pub wire_bytes: u64,
 }
 
+impl Told {
+    /// The changed paths, if they are all that changed.
+    #[must_use]
+    pub fn known(self) -> Option<Vec<PathBuf>> {
+        matches!(self.reply.changes, Changes::Complete | Changes::HardLinks).then_some(self.paths)
+    }
+}
+
 /// A session with the watcher of one tree.
 #[derive(Debug)]
 pub struct Observer {

@@ -21,12 +21,13 @@ use crate::checkpoints::Wanted;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
-use crate::fetched::{Fetched, NAMED};
+use crate::fetched::Fetched;
 use crate::guard::{self, Deletions};
+use crate::in_motion;
 use crate::incoming::{self, Incoming, Scope, Start};
 use crate::link;
 use crate::observer::Told;
-use crate::recovery_points::{self, Sharing, tree_of};
+use crate::recovery_points::{self, Sharing};
 use crate::reserve;
 use crate::rsync::{Transfer, Transferred, Wish};
 use crate::rsync_output::Tally;
@@ -184,9 +185,10 @@ impl<'a> Pass<'a> {
         transferred.tally.absorb(&seeded);
         let mut fetched = self.settle(&incoming, &transferred, &before)?;
         let later = told.as_ref().and_then(|told| changed_since(watching, told));
-        if let Some(later) = &later {
-            fetched.in_motion = self.in_motion(&incoming, later);
-            fetched.missed = compared.map_or(0, |told| missed_by(told, later, &transferred));
+        // What was brought is not named here, so nothing of it can be suspected.
+        fetched.in_motion = self.in_motion(&incoming, &[], later.as_deref(), &fetched.kept);
+        if let (Some(told), Some(later)) = (compared, &later) {
+            fetched.missed = missed_by(told, later, &transferred);
         }
         self.judge(&fetched)?;
         let report = self.conclude(&incoming, &transferred, &fetched)?;
@@ -313,26 +315,14 @@ impl<'a> Pass<'a> {
         roots
     }
 
-    /// Those of the files that changed after the first look which this pass has brought: it may have read them in the middle of a change.
-    /// One that still equals the base's was not read, and is whole.
-    fn in_motion(&self, incoming: &Incoming, later: &[PathBuf]) -> Vec<InMotion> {
-        let brought = later.iter().filter(|path| {
-            let same = |base: &PathBuf| changes::is_same(base, &incoming.path, path);
-            changes::is_regular(&incoming.path, path) && !incoming.base.as_ref().is_some_and(same)
-        });
-        brought
-            .take(NAMED)
-            .map(|path| {
-                let file = path.to_string_lossy().into_owned();
-                let whole_in = self.base.as_ref().and_then(|base| base.whole_version_of(&file));
-                // It may have been thinned out, or be the base that never had the file.
-                let there = |id: &RecoveryPointId| changes::is_regular(&tree_of(self.dir, id), path);
-                InMotion {
-                    file,
-                    whole_in: whole_in.filter(there),
-                }
-            })
-            .collect()
+    fn in_motion(
+        &self,
+        incoming: &Incoming,
+        told: &[PathBuf],
+        later: Option<&[PathBuf]>,
+        kept: &[PathBuf],
+    ) -> Vec<InMotion> {
+        in_motion::among(self.dir, self.base.as_ref(), incoming, told, later, kept)
     }
 
     fn judge(&self, fetched: &Fetched) -> Result<(), AgentError> {
@@ -430,8 +420,7 @@ impl<'a> Pass<'a> {
 /// What changed since the watcher was asked first; `None` when it cannot tell.
 fn changed_since(watching: &mut Watching, told: &Told) -> Option<Vec<PathBuf>> {
     let cursor = told.reply.cursor.clone()?;
-    let later = watching.again(Some(cursor))?.ok()?;
-    matches!(later.reply.changes, Changes::Complete | Changes::HardLinks).then_some(later.paths)
+    watching.again(Some(cursor))?.ok()?.known()
 }
 
 /// What a full scan found that the watcher told neither before it nor while it ran.

@@ -9,6 +9,7 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::fetched::Fetched;
 use crate::guard::{self, Deletions};
+use crate::in_motion;
 use crate::incoming::{self, Incoming, Scope};
 use crate::module;
 use crate::pass::start_after;
@@ -97,7 +98,9 @@ impl<'a> RescuePass<'a> {
             &place,
         )?)?;
         let root = format!("/{place}");
-        let fetched = Fetched::whole(&incoming, &transferred, &[root.as_bytes(), place.as_bytes()])?;
+        let mut fetched = Fetched::whole(&incoming, &transferred, &[root.as_bytes(), place.as_bytes()])?;
+        // Nothing changes on this disk any more, but what was being written when the GPU stopped stays as it was.
+        fetched.in_motion = in_motion::among(self.dir, self.base.as_ref(), &incoming, &[], None, &fetched.kept);
         // Nobody accepted anything about a disk that no person can see: the guard stays on.
         let rule = Deletions::Guarded {
             max_percent: self.binding.bind.max_deleted_percent,

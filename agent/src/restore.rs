@@ -32,8 +32,8 @@ pub const WORKER: &str = "restore-worker";
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 // Older programs know no -f, and settle every disk.
-const SETTLE: &str =
-    "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" || exit 91; sync -f . 2>/dev/null || exec sync'";
+const SETTLE: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" || exit 91; \
+    if sync --help 2>&1 | grep -q -e \" -f\"; then exec sync -f .; else exec sync; fi'";
 
 /// A large machine may hold back some hundred gigabytes, and its disk write a few hundred megabytes a second.
 const SETTLES_WITHIN: Duration = Duration::from_secs(30 * 60);

@@ -5,10 +5,11 @@
 //! reads everything back whatever happened. Nothing that is on the target is overwritten here.
 
 use std::collections::{HashSet, VecDeque};
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,10 +44,9 @@ const GLANCE: Duration = Duration::from_millis(100);
 const UNPACK: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && IFS= read -r n && cd \"$p\" || exit 91; \
     [ ! -L .warmspare ] || exit 90; exec \"./.warmspare/$n\" restore-unpack'";
 
-// The root keeps the time that rsync gave it.
 const TIDY: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" || exit 91; [ -L .warmspare ] && exit 0; \
-    [ -L .warmspare/restore ] && exit 0; [ -d .warmspare/restore ] || exit 0; t=$(stat -c %y .); \
-    rm -f .warmspare/restore/part-*; rmdir .warmspare/restore .warmspare 2>/dev/null; touch -d \"$t\" .; exit 0'";
+    [ -L .warmspare/restore ] && exit 0; [ -d .warmspare/restore ] || exit 0; \
+    rm -f .warmspare/restore/part-*; rmdir .warmspare/restore 2>/dev/null; exit 0'";
 
 /// What is to be filled from what.
 #[derive(Debug)]
@@ -118,12 +118,10 @@ impl Filling<'_> {
             jobs: Mutex::new(plan),
             children: Mutex::new(HashSet::new()),
             stop: AtomicBool::new(false),
-            busy: AtomicUsize::new(0),
             broken: AtomicBool::new(survey.there.contains(&There::Other)),
             done,
         };
-        work.run(&mut watch)?;
-        let whole = work.complete_directories();
+        let whole = work.run(&mut watch)?;
         let done = work.done;
         Ok(Filled { done, whole })
     }
@@ -232,14 +230,13 @@ struct Work<'a> {
     jobs: Mutex<VecDeque<Job>>,
     children: Mutex<HashSet<u32>>,
     stop: AtomicBool,
-    busy: AtomicUsize,
     /// Whether anything was in the way or did not arrive.
     broken: AtomicBool,
     done: Done,
 }
 
 impl Work<'_> {
-    fn run(&self, watch: &mut impl FnMut(Option<Progress>) -> Wish) -> Result<(), AgentError> {
+    fn run(&self, watch: &mut impl FnMut(Option<Progress>) -> Wish) -> Result<Whole, AgentError> {
         let files = self
             .filling
             .list
@@ -248,18 +245,10 @@ impl Work<'_> {
             .count();
         let bytes = self.filling.list.iter().map(|entry| entry.size).sum();
         let mut meter = Meter::new(u64::try_from(files).unwrap_or(u64::MAX), bytes);
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).len();
-        let lanes = lanes().min(jobs);
-        self.busy.store(lanes, Ordering::SeqCst);
         thread::scope(|scope| {
-            for lane in 0..lanes {
-                scope.spawn(move || {
-                    self.drive(&self.filling.machine.lane(lane));
-                    self.busy.fetch_sub(1, Ordering::SeqCst);
-                });
-            }
+            let work = scope.spawn(|| self.work());
             let mut looked = Instant::now();
-            while self.busy.load(Ordering::SeqCst) > 0 {
+            while !work.is_finished() {
                 thread::sleep(Duration::from_millis(5));
                 if looked.elapsed() < GLANCE {
                     continue;
@@ -271,8 +260,18 @@ impl Work<'_> {
                 }
             }
             let _ = watch(Some(meter.read(&self.done, Instant::now())));
-            Ok(())
+            Ok(work.join().unwrap_or(Whole::No))
         })
+    }
+
+    fn work(&self) -> Whole {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).len();
+        thread::scope(|scope| {
+            for lane in 0..lanes().min(jobs) {
+                scope.spawn(move || self.drive(&self.filling.machine.lane(lane)));
+            }
+        });
+        self.complete_directories()
     }
 
     /// One connection's life.
@@ -310,7 +309,7 @@ impl Work<'_> {
     /// Every directory as it is in the recovery point. What was there before is not touched, so only when nothing was in the way.
     fn complete_directories(&self) -> Whole {
         let left = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).len();
-        if self.broken.load(Ordering::SeqCst) || left > 0 {
+        if self.broken.load(Ordering::SeqCst) || self.stop.load(Ordering::SeqCst) || left > 0 {
             return Whole::No;
         }
         let mut directories = Share::default();
@@ -373,7 +372,11 @@ impl Work<'_> {
         self.send(machine, |to| {
             let packer = Packer::new(self.filling.tree);
             let mut file = packer.begin_large(entry, part, arrived, to)?;
-            counted.pour(&mut file, to)?;
+            if arrived + counted.pour(&mut file, to)? != entry.size {
+                return Err(io::Error::other(
+                    "a file of the recovery point is not as long as it was",
+                ));
+            }
             bundle::close(to)
         })?;
         counted.complete();
@@ -452,15 +455,19 @@ struct Counted<'a> {
 }
 
 impl Counted<'_> {
-    // Generic over the concrete ends: between two pipes, or a file and a pipe, the kernel moves the bytes by itself.
-    fn pour<R: Read, W: Write>(&mut self, from: &mut R, to: &mut W) -> io::Result<()> {
+    // From a file to a pipe the kernel moves the bytes by itself.
+    fn pour(&mut self, from: &mut File, to: &mut ChildStdin) -> io::Result<u64> {
+        let mut poured = 0;
         loop {
             if self.stop.load(Ordering::SeqCst) {
                 return Err(not_wanted());
             }
-            match io::copy(&mut from.by_ref().take(1 << 20), to)? {
-                0 => return to.flush(),
-                moved => self.give(moved),
+            match io::copy(&mut from.take(1 << 20), to)? {
+                0 => return Ok(poured),
+                moved => {
+                    self.give(moved);
+                    poured += moved;
+                }
             }
         }
     }

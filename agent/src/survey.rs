@@ -15,9 +15,7 @@ use crate::inventory::{Entry, Kind};
 use crate::rsync::Wish;
 use crate::ssh::Machine;
 use crate::tree::{self, Walk};
-
-/// Where the beginnings of large files lie below the target directory.
-pub const PARTS: &[u8] = b".warmspare/restore/";
+use crate::unpack::PARTS;
 
 /// What the target has of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,8 +138,11 @@ fn read(output: impl Read, list: &[Entry]) -> Option<Survey> {
         let found = Found::read(record.strip_suffix(b"\0")?)?;
         if let Some((at, entry)) = places.get(found.name).and_then(|at| Some((*at, list.get(*at)?))) {
             *survey.there.get_mut(at)? = found.against(entry);
-        } else if let Some(part) = found.name.strip_prefix(PARTS) {
-            if part.starts_with(b"part-") && found.kind == b'f' && survey.parts.len() < 100_000 {
+        } else if let Some(part) = found.name.strip_prefix(PARTS.as_bytes()) {
+            if let Some(part) = part.strip_prefix(b"/").filter(|part| part.starts_with(b"part-"))
+                && found.kind == b'f'
+                && survey.parts.len() < 100_000
+            {
                 survey.parts.insert(part.to_vec(), found.size);
             }
         } else if matches!(found.name, b".warmspare" | b".warmspare/restore") && found.kind != b'd' {

@@ -63,7 +63,7 @@ pub fn whole(points: &[PointFile], now: Timestamp) -> BTreeSet<RecoveryPointId> 
     let (longest, _) = STRETCHES.last().copied().unwrap_or_default();
     points
         .iter()
-        .filter(|point| wanted.contains(&point.point.id) && now.since(point.point.taken_at) <= longest)
+        .filter(|point| wanted.contains(&point.point.id) && now.since(point.point.confirmed_at) <= longest)
         .map(|point| point.point.id.clone())
         .collect()
 }
@@ -229,5 +229,9 @@ mod tests {
         // Only what the newest says counts: once it has the file whole, no other is needed.
         assert!(stay(&[point(3 * day, None), point(60, Some(3 * day)), point(0, None)]).is_empty());
         assert!(stay(&[point(8 * day, None), point(0, Some(8 * day))]).is_empty());
+        // What was whole until a moment ago is not old, whenever it was made.
+        let mut confirmed = point(8 * day, None);
+        confirmed.point.confirmed_at = at(60);
+        assert_eq!(stay(&[confirmed, point(0, Some(8 * day))]).len(), 1);
     }
 }

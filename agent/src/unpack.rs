@@ -22,7 +22,7 @@ pub const UNPACK: &str = "restore-unpack";
 pub const IN_THE_WAY: u8 = 96;
 
 /// Where the beginnings of large files lie below the target directory.
-pub const PARTS: [&str; 2] = [".warmspare", "restore"];
+pub const PARTS: &str = ".warmspare/restore";
 
 /// Unpacks a stream here, and answers how many entries something was in the way of.
 ///
@@ -140,23 +140,31 @@ impl Target {
         content: &mut impl BufRead,
     ) -> io::Result<()> {
         let part = Path::new(part).file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        let place: PathBuf = PARTS.iter().collect();
-        let parts = descend(self.root.as_fd(), &place, Mode::RWXU)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file: std::fs::File = rustix::fs::openat(&parts, part, flags, Mode::RUSR | Mode::WUSR)?.into();
-        if file.metadata()?.len() != from {
+        let parts = descend(self.root.as_fd(), Path::new(PARTS), Mode::RWXU)?;
+        // Not waiting: somebody may have put a pipe there.
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file: std::fs::File = rustix::fs::openat(&parts, part, flags, Mode::RUSR | Mode::WUSR)?.into();
+        let is_part = |length| {
+            file.metadata()
+                .is_ok_and(|found| found.is_file() && found.len() == length)
+        };
+        if !is_part(from) {
             return Err(io::Error::other("the part is not as long as it was"));
         }
-        if from + copy(content, &mut file)? < size {
+        copy(content, &mut &file)?;
+        // Counted by the file: another attempt's last bytes may have come in between.
+        if !is_part(size) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         give_attributes(file.as_fd(), head)?;
         let (parent, base) = self.way_to(path)?;
-        let renamed = rustix::fs::renameat_with(&parts, part, parent, base, RenameFlags::NOREPLACE);
-        if renamed == Err(Errno::EXIST) {
+        let renamed = rename_new(parts.as_fd(), part, parent, base);
+        if renamed.is_err() {
+            // It is whole and not wanted under this name: rsync, which comes next, brings it again.
             let _ = rustix::fs::unlinkat(&parts, part, AtFlags::empty());
         }
-        Ok(renamed?)
+        renamed
     }
 
     /// Deepest first, for what is done to one changes the time of the one that holds it.
@@ -167,6 +175,19 @@ impl Target {
                 self.in_the_way += 1;
             }
         }
+    }
+}
+
+/// Gives a file a name that nothing has.
+fn rename_new(parts: BorrowedFd<'_>, part: &OsStr, parent: BorrowedFd<'_>, base: &OsStr) -> io::Result<()> {
+    match rustix::fs::renameat_with(parts, part, parent, base, RenameFlags::NOREPLACE) {
+        // Not every file system can be asked for that, NFS among them: then the look comes a moment before.
+        Err(Errno::INVAL | Errno::NOSYS) => match rustix::fs::statat(parent, base, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(rustix::fs::renameat(parts, part, parent, base)?),
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        },
+        renamed => Ok(renamed?),
     }
 }
 
@@ -229,8 +250,10 @@ fn copy(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<u64> {
 /// Everything but its content. The time comes last, and permissions after owner and attributes, which both may depend on them.
 fn give_attributes(open: BorrowedFd<'_>, head: &Head) -> io::Result<()> {
     let (user, group) = owner(head);
-    // Only root gives a file to somebody else, so that a refusal is no failure.
-    let _ = rustix::fs::fchown(open, user, group);
+    // Only root gives a file to somebody else, and others only to their own groups, so that a refusal is no failure.
+    if rustix::fs::fchown(open, user, group).is_err() {
+        let _ = rustix::fs::fchown(open, None, group);
+    }
     for (name, value) in head.attributes.iter().filter(|(name, _)| name.starts_with(USERS)) {
         rustix::fs::fsetxattr(open, &**name, value, XattrFlags::empty())?;
     }

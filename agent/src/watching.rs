@@ -1,7 +1,7 @@
 //! What the standby knows of the watcher on its GPU: where they left off, and whether a pass may rely on it.
 //!
 //! # Guarantees
-//! A cursor is stored only after the recovery point that it belongs to is durable, and only a question that carries a cursor lets
+//! A cursor is stored only after the recovery point that it belongs to is durable, and only a question that acknowledges it lets
 //! the watcher forget. So whatever dies in between, the next pass hears of the same changes again.
 
 use std::time::Duration;

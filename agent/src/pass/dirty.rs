@@ -113,33 +113,33 @@ impl Pass<'_> {
         );
         let transfer = if told.reply.holes { transfer } else { transfer.dense() };
         let pulled = self.pull(&incoming.receive(transfer), |_| Ok(()));
-        let mut later = Vec::new();
+        let mut later = None;
         let done = self.hold(pulled, || {
             let (look, changed) = self.look_again(watching, told)?;
             later = changed;
             Ok(look)
         })?;
         let mut fetched = self.count_changes(incoming, &done, told)?;
-        fetched.in_motion = self.in_motion(incoming, &later);
+        fetched.in_motion = self.in_motion(incoming, &told.paths, later.as_deref(), &fetched.kept);
         self.judge(&fetched)?;
         self.conclude(incoming, &done, &fetched)
     }
 
-    /// How the tree looks now, and what changed since it was looked at first.
-    fn look_again(&self, watching: &mut Watching, told: &Told) -> Result<(Look, Vec<PathBuf>), AgentError> {
+    /// How the tree looks now, and what changed since it was looked at first, if the watcher can tell.
+    fn look_again(&self, watching: &mut Watching, told: &Told) -> Result<(Look, Option<Vec<PathBuf>>), AgentError> {
         match watching.again(told.reply.cursor.clone()) {
             Some(Ok(later)) => {
                 let look = Look {
-                    tree: later.reply.tree,
+                    tree: later.reply.tree.clone(),
                     rsync: RsyncThere::Present,
                     checkpoints: Vec::new(),
                 };
-                Ok((look, later.paths))
+                Ok((look, later.known()))
             }
             Some(Err(Failed::Broken(error))) => Err(error),
             // The watcher ended meanwhile: the shell on the GPU can say as much about the tree.
             Some(Err(Failed::Missing(_))) | None => {
-                crate::source::look(&self.machine, &self.binding.bind.source_path).map(|look| (look, Vec::new()))
+                crate::source::look(&self.machine, &self.binding.bind.source_path).map(|look| (look, None))
             }
         }
     }

@@ -76,7 +76,7 @@ fn bundles_and_large_files_carry_everything_that_a_copy_could_lose() {
     write(
         &bin.join("sync"),
         format!(
-            "#!/bin/sh\n[ -e {} ] && exit 1\necho \"$@\" >> {}\n",
+            "#!/bin/sh\n[ \"$1\" = --help ] && exec /bin/sync --help\n[ -e {} ] && exit 1\necho \"$@\" >> {}\n",
             calls.display(),
             settled.display()
         ),
@@ -185,6 +185,31 @@ fn foreign_files_stay_and_files_with_other_content_are_replaced_beside_streams()
         "was here"
     );
     assert_eq!(fs::read_to_string(target.tree().join("many/0/0")).unwrap(), "small 0");
+}
+
+#[test]
+fn a_target_that_hangs_in_its_last_step_does_not_hold_up_the_move_to_another() {
+    let (gpu, standby) = bound();
+    grow_many(&gpu.tree());
+    standby.pass(FIRST);
+    let (hanging, other) = (Machine::start(&[&standby.key()]), Machine::start(&[&standby.key()]));
+    // All files are one bundle; what comes after it are the directories.
+    let bundle = hanging.place.path().join("bundle");
+    stand_in(
+        &hanging,
+        &gpu,
+        &format!(
+            "[ $1 = restore-unpack ] && {{ [ -e {0} ] && hold; touch {0}; }}",
+            bundle.display()
+        ),
+    );
+    hanging.hold();
+    status_of(standby.call(Request::Restore(standby.restore_request(&hanging, FIRST.next(), 0))));
+    hanging.wait_until_held();
+    let restored = standby.restore(&other, FIRST.next().next());
+    assert!(matches!(restored, RestoreActivity::Verified { .. }), "{restored:#?}");
+    assert_same_tree(&standby.newest_tree(), &other.tree());
+    hanging.release();
 }
 
 fn kill_workers(standby: &Standby) {

@@ -73,8 +73,8 @@ fn print_remarks(last_pass: &Value) {
             first.escape_debug()
         );
     }
-    let moving = last_pass["in_motion"].as_array().into_iter().flatten();
-    for torn in moving.take(5) {
+    let moving = last_pass["in_motion"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for torn in moving.iter().take(5) {
         let whole = match torn["whole_in"].as_str() {
             Some(point) => format!("whole in recovery point {point}"),
             None => "no older recovery point has it whole".to_owned(),
@@ -83,6 +83,9 @@ fn print_remarks(last_pass: &Value) {
             "in motion        {} changed while it was copied, which is well for a log and tears most else; {whole}",
             text(torn, "file").escape_debug()
         );
+    }
+    if moving.len() > 5 {
+        println!("                 and {} files more", moving.len() - 5);
     }
     if let Some(reason) = last_pass["command_failed"].as_str() {
         println!("before_pass      failed, the pass went on: {}", reason.escape_debug());
