@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use google_cloud_auth::credentials::{CacheableResource, Credentials, CredentialsProvider, EntityTag};
 use google_cloud_auth::errors::CredentialsError;
 use google_cloud_gax::retry_policy::RetryPolicyExt;
+use google_cloud_gax::retry_throttler::CircuitBreaker;
 use google_cloud_storage::client::Storage;
 use google_cloud_storage::retry_policy::RetryableErrors;
 use google_cloud_wkt::Timestamp as WireTime;
@@ -73,6 +74,9 @@ impl Bucket {
             .with_endpoint(settings.endpoint)
             .with_credentials(Credentials::from(Bearer(Arc::clone(&tokens))))
             .with_retry_policy(RetryableErrors.with_attempt_limit(ATTEMPTS).with_time_limit(CALL_LIMIT))
+            // The client's own drops retries by chance, every second one after a failure, and the growing pauses then use up the time of the others. This
+            // one lets a call have its attempts, and ends retrying while the bucket fails call after call.
+            .with_retry_throttler(CircuitBreaker::default())
             .build()
             .await
             .map_err(|error| ProviderError::Invalid {
