@@ -16,26 +16,17 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::attributes::{self, Attributes};
+use crate::frame::write_frame;
 use crate::inventory::{Entry, Kind};
-use crate::watch::protocol::write_frame;
-
-/// The extended attributes that travel: those of users.
-pub const USERS: &[u8] = b"user.";
 
 /// What comes before an entry's content. The name is the frame's tail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// What the entry is.
     pub item: Item,
-    /// Its permission bits.
-    pub mode: u32,
-    /// The numbers of its user and group.
-    pub owner: (u32, u32),
-    /// Seconds and nanoseconds of its modification.
-    pub modified: (i64, i64),
-    /// Its extended attributes, names and values.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What it has besides its content.
+    pub attributes: Attributes,
 }
 
 /// What an entry is.
@@ -117,8 +108,8 @@ impl<'a> Packer<'a> {
         let path = self.path(entry);
         match entry.kind {
             Kind::Directory => {
-                let attributes = attributes(&open(&path, OFlags::DIRECTORY)?)?;
-                write_frame(to, &head(entry, Item::Directory, attributes), &entry.name)
+                let extended = attributes::extended(&open(&path, OFlags::DIRECTORY)?)?;
+                write_frame(to, &head(entry, Item::Directory, extended), &entry.name)
             }
             Kind::Link => {
                 let target = fs::read_link(&path)?.into_os_string().as_encoded_bytes().to_vec();
@@ -149,7 +140,7 @@ impl<'a> Packer<'a> {
             size: entry.size,
             pieces,
         };
-        write_frame(&mut *to, &head(entry, item, attributes(&file)?), &entry.name)?;
+        write_frame(&mut *to, &head(entry, item, attributes::extended(&file)?), &entry.name)?;
         for (offset, length) in content {
             if offset > 0 {
                 file.seek(SeekFrom::Start(offset))?;
@@ -172,7 +163,7 @@ impl<'a> Packer<'a> {
             from,
             part: part.to_owned(),
         };
-        write_frame(to, &head(entry, item, attributes(&file)?), &entry.name)?;
+        write_frame(to, &head(entry, item, attributes::extended(&file)?), &entry.name)?;
         file.seek(SeekFrom::Start(from))?;
         Ok(file)
     }
@@ -183,13 +174,9 @@ impl<'a> Packer<'a> {
     /// As [`Self::pack`].
     pub fn pack_root(&self, to: &mut impl Write) -> io::Result<()> {
         let root = open(self.tree, OFlags::DIRECTORY)?;
-        let found = root.metadata()?;
         let head = Head {
             item: Item::Directory,
-            mode: found.mode() & 0o7777,
-            owner: (found.uid(), found.gid()),
-            modified: (found.mtime(), found.mtime_nsec()),
-            attributes: attributes(&root)?,
+            attributes: Attributes::of(&root)?,
         };
         write_frame(to, &head, b"")
     }
@@ -206,23 +193,20 @@ impl<'a> Packer<'a> {
 pub fn close(to: &mut impl Write) -> io::Result<()> {
     let end = Head {
         item: Item::End,
-        mode: 0,
-        owner: (0, 0),
-        modified: (0, 0),
-        attributes: Vec::new(),
+        attributes: Attributes::default(),
     };
     write_frame(&mut *to, &end, b"")?;
     to.flush()
 }
 
-fn head(entry: &Entry, item: Item, attributes: Vec<(Vec<u8>, Vec<u8>)>) -> Head {
-    Head {
-        item,
+fn head(entry: &Entry, item: Item, extended: Vec<(Vec<u8>, Vec<u8>)>) -> Head {
+    let attributes = Attributes {
         mode: entry.mode,
         owner: entry.owner,
         modified: entry.modified,
-        attributes,
-    }
+        extended,
+    };
+    Head { item, attributes }
 }
 
 fn open(path: &Path, more: OFlags) -> io::Result<File> {
@@ -231,28 +215,6 @@ fn open(path: &Path, more: OFlags) -> io::Result<File> {
         .read(true)
         .custom_flags(flags.cast_signed())
         .open(path)
-}
-
-fn attributes(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    match rustix::fs::flistxattr_query(file) {
-        Ok(0) | Err(Errno::NOTSUP) => return Ok(Vec::new()),
-        Ok(_) => {}
-        Err(error) => return Err(error.into()),
-    }
-    // The most that Linux lets a file have, names and each value. Source: xattr(7).
-    let mut names = vec![0; 65536];
-    let length = rustix::fs::flistxattr(file, &mut *names)?;
-    names.truncate(length);
-    names
-        .split(|byte| *byte == 0)
-        .filter(|name| name.starts_with(USERS))
-        .map(|name| {
-            let mut value = vec![0; 65536];
-            let length = rustix::fs::fgetxattr(file, name, &mut *value)?;
-            value.truncate(length);
-            Ok((name.to_vec(), value))
-        })
-        .collect()
 }
 
 /// Where a file has data: offset and length.

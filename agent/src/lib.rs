@@ -7,6 +7,7 @@
 
 #![cfg_attr(not(test), warn(clippy::expect_used))]
 
+pub mod attributes;
 pub mod bandwidth;
 pub mod before_pass;
 pub mod bind;
@@ -21,6 +22,7 @@ pub mod data_dir;
 pub mod download;
 pub mod error;
 pub mod fetched;
+pub mod frame;
 pub mod guard;
 pub mod identity;
 pub mod in_motion;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use crate::checkpoints::{MOST, Wanted};
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
+use crate::frame::{LONGEST, take_frame};
 use crate::program::{self, NotPushed};
 use crate::session::Session;
 use crate::ssh::{Machine, last_words};
-use crate::watch::protocol::{Changes, LONGEST, Question, REPLACED, Reply, take_frame};
+use crate::watch::protocol::{Changes, Question, REPLACED, Reply};
 use crate::watch::relay::{GREETING, GREETING_END};
 use crate::watching::Haste;
 
@@ -55,6 +56,8 @@ pub struct Told {
     pub paths: Vec<PathBuf>,
     /// Those among them at which a directory was taken away.
     pub replaced: Vec<PathBuf>,
+    /// What was handed over of files, one behind the other; as long as [`Reply::content`] says.
+    pub content: Vec<u8>,
     /// How many bytes the answer took.
     pub wire_bytes: u64,
 }
@@ -153,7 +156,7 @@ impl Observer {
         match taken {
             None => Ok(None),
             Some(None) => Err(Failed::Missing("the watcher ended".into())),
-            Some(Some((reply, paths))) => Ok(Some(understand(reply, &paths, length as u64)?)),
+            Some(Some((reply, bytes))) => Ok(Some(understand(reply, bytes, length as u64)?)),
         }
     }
 
@@ -176,8 +179,12 @@ enum Greeting {
 }
 
 /// A hostile machine may name anything: only plain paths below the root are taken.
-fn understand(reply: Reply, paths: &[u8], wire_bytes: u64) -> Result<Told, Failed> {
+fn understand(reply: Reply, mut paths: Vec<u8>, wire_bytes: u64) -> Result<Told, Failed> {
     let wrong = || Failed::Missing("the watcher names paths outside the tree".into());
+    let content = usize::try_from(reply.content())
+        .ok()
+        .and_then(|length| paths.len().checked_sub(length));
+    let content = paths.split_off(content.ok_or_else(wrong)?);
     let (mut known, mut replaced) = (Vec::new(), Vec::new());
     if matches!(reply.changes, Changes::Complete | Changes::HardLinks) && !paths.is_empty() {
         let names = paths.strip_suffix(b"\0").ok_or_else(wrong)?;
@@ -199,6 +206,7 @@ fn understand(reply: Reply, paths: &[u8], wire_bytes: u64) -> Result<Told, Faile
         reply,
         paths: known,
         replaced,
+        content,
         wire_bytes,
     })
 }
@@ -227,8 +235,9 @@ mod tests {
             holes: false,
             directories: 0,
             checkpoints: vec![],
+            handed: vec![],
         };
-        understand(reply, paths, 0)
+        understand(reply, paths.to_vec(), 0)
     }
 
     #[test]

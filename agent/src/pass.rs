@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod dirty;
+mod handed;
 mod seeding;
 
 use std::ffi::OsStr;
@@ -420,7 +421,7 @@ impl<'a> Pass<'a> {
 /// What changed since the watcher was asked first; `None` when it cannot tell.
 fn changed_since(watching: &mut Watching, told: &Told) -> Option<Vec<PathBuf>> {
     let cursor = told.reply.cursor.clone()?;
-    watching.again(Some(cursor))?.ok()?.known()
+    watching.again(Some(cursor), Vec::new())?.ok()?.known()
 }
 
 /// What a full scan found that the watcher told neither before it nor while it ran.

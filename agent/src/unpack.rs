@@ -8,12 +8,12 @@ use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::bundle::{Head, Item, USERS};
+use crate::bundle::{Head, Item};
+use crate::frame::read_frame;
 use crate::tree;
-use crate::watch::protocol::read_frame;
 
 /// The hidden verb: runs on the target, in the directory to be filled.
 pub const UNPACK: &str = "restore-unpack";
@@ -95,12 +95,12 @@ impl Target {
             Item::Link { target } => {
                 let (parent, base) = self.way_to(&path)?;
                 rustix::fs::symlinkat(&**target, parent, base)?;
-                let (user, group) = owner(head);
+                let (user, group) = head.attributes.numbers();
                 let _ = rustix::fs::chownat(parent, base, user, group, AtFlags::SYMLINK_NOFOLLOW);
                 Ok(rustix::fs::utimensat(
                     parent,
                     base,
-                    &times(head),
+                    &head.attributes.times(),
                     AtFlags::SYMLINK_NOFOLLOW,
                 )?)
             }
@@ -157,7 +157,7 @@ impl Target {
         if !is_part(size) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        give_attributes(file.as_fd(), head)?;
+        head.attributes.give(file.as_fd())?;
         let (parent, base) = self.way_to(path)?;
         let renamed = rename_new(parts.as_fd(), part, parent, base);
         if renamed.is_err() {
@@ -170,7 +170,7 @@ impl Target {
     /// Deepest first, for what is done to one changes the time of the one that holds it.
     fn complete_directories(&mut self) {
         for (path, head) in std::mem::take(&mut self.directories).into_iter().rev() {
-            let complete = |open: OwnedFd| give_attributes(open.as_fd(), &head);
+            let complete = |open: OwnedFd| head.attributes.give(open.as_fd());
             if open_directory(self.root.as_fd(), &path).and_then(complete).is_err() {
                 self.in_the_way += 1;
             }
@@ -202,7 +202,7 @@ fn write_file(
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(parent, base, flags, Mode::RUSR | Mode::WUSR)?;
     let mut file = std::fs::File::from(file);
-    let filled = fill(&mut file, size, pieces, content).and_then(|()| give_attributes(file.as_fd(), head));
+    let filled = fill(&mut file, size, pieces, content).and_then(|()| head.attributes.give(file.as_fd()));
     if filled.is_err() {
         // It is ours and not whole.
         let _ = rustix::fs::unlinkat(parent, base, AtFlags::empty());
@@ -247,34 +247,6 @@ fn copy(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<u64> {
     }
 }
 
-/// Everything but its content. The time comes last, and permissions after owner and attributes, which both may depend on them.
-fn give_attributes(open: BorrowedFd<'_>, head: &Head) -> io::Result<()> {
-    let (user, group) = owner(head);
-    // Only root gives a file to somebody else, and others only to their own groups, so that a refusal is no failure.
-    if rustix::fs::fchown(open, user, group).is_err() {
-        let _ = rustix::fs::fchown(open, None, group);
-    }
-    for (name, value) in head.attributes.iter().filter(|(name, _)| name.starts_with(USERS)) {
-        rustix::fs::fsetxattr(open, &**name, value, XattrFlags::empty())?;
-    }
-    rustix::fs::fchmod(open, Mode::from_raw_mode(head.mode & 0o7777))?;
-    Ok(rustix::fs::futimens(open, &times(head))?)
-}
-
-fn owner(head: &Head) -> (Option<Uid>, Option<Gid>) {
-    let (user, group) = head.owner;
-    (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))
-}
-
-fn times(head: &Head) -> Timestamps {
-    let (seconds, nanoseconds) = head.modified;
-    let instant = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
-    Timestamps {
-        last_access: instant(0, UTIME_OMIT),
-        last_modification: instant(seconds, nanoseconds),
-    }
-}
-
 fn descend(root: BorrowedFd<'_>, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
     let mut here = root.try_clone_to_owned()?;
     for part in path.components() {
@@ -308,6 +280,7 @@ fn open_directory(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attributes::Attributes;
     use crate::bundle::{self, Packer};
     use crate::inventory;
     use std::fs;
@@ -430,12 +403,12 @@ mod tests {
             let mut stream = Vec::new();
             let head = Head {
                 item: Item::File { size: 0, pieces: None },
-                mode: 0o644,
-                owner: (0, 0),
-                modified: (1, 0),
-                attributes: Vec::new(),
+                attributes: Attributes {
+                    mode: 0o644,
+                    ..Attributes::default()
+                },
             };
-            crate::watch::protocol::write_frame(&mut stream, &head, name.as_bytes()).unwrap();
+            crate::frame::write_frame(&mut stream, &head, name.as_bytes()).unwrap();
             bundle::close(&mut stream).unwrap();
             assert_eq!(unpack(&to, stream.as_slice()).unwrap(), 1, "{name:?}");
         }

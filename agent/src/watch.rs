@@ -12,6 +12,7 @@
 mod caller;
 pub mod directories;
 pub mod dirty;
+pub mod hand_over;
 pub mod protocol;
 pub mod relay;
 mod surroundings;
@@ -27,11 +28,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::checkpoints::{Wanted, wanted_in};
+use crate::frame::write_frame;
 use crate::source::MARKER_DIRECTORY;
 use caller::Caller;
 use directories::{Directories, Lost};
 use dirty::{Change, Dirty, Settled, Since, settle};
-use protocol::{Changes, Cursor, Hello, Question, Reply, write_frame};
+use protocol::{Changes, Cursor, Hello, Question, Reply};
 use surroundings::{Identity, identity, look, mounts};
 
 /// The verb.
@@ -234,6 +236,8 @@ impl Watcher {
 
     /// Takes in what happened, and answers the questions whose time has come.
     fn answer(&mut self) -> io::Result<Next> {
+        // Before the changes, too: what is written while it is read must be among them.
+        let handed: Vec<_> = self.callers.iter().map(|caller| caller.hand_over(&self.tree)).collect();
         // Before the changes: what was written before a checkpoint was named must be among them.
         let asked = self.callers.iter().any(|caller| caller.question.is_some());
         let checkpoints = if asked { wanted_in(&self.tree) } else { Vec::new() };
@@ -251,13 +255,17 @@ impl Watcher {
             self.begin()?;
         }
         let mut callers = std::mem::take(&mut self.callers);
-        for caller in &mut callers {
+        for (caller, handed) in callers.iter_mut().zip(handed) {
             if let Some((question, _)) = caller
                 .question
                 .take_if(|(question, until)| self.is_due(question, *until))
             {
-                let (reply, paths) = self.reply(&question, &checkpoints);
-                caller.gone |= write_frame(&caller.stream, &reply, &paths).is_err();
+                let (mut reply, mut bytes) = self.reply(&question, &checkpoints);
+                if let Some((entries, content)) = handed {
+                    reply.handed = entries;
+                    bytes.extend(content);
+                }
+                caller.gone |= write_frame(&caller.stream, &reply, &bytes).is_err();
             }
         }
         self.callers = callers;
@@ -345,6 +353,7 @@ impl Watcher {
             holes: settled.holes,
             directories,
             checkpoints: checkpoints.to_vec(),
+            handed: Vec::new(),
         };
         (reply, named(&settled))
     }

@@ -18,7 +18,7 @@ use crate::observer::{Failed, Observer, Told};
 use crate::process;
 use crate::ssh::Machine;
 use crate::state::{BindingFile, PointFile, SCHEMA};
-use crate::watch::protocol::{Changes, Cursor, Question};
+use crate::watch::protocol::{Changes, Cursor, Have, Question};
 
 /// The safety net: what inotify cannot see is at most this old.
 pub const FULL_EVERY: Duration = Duration::from_secs(15 * 60);
@@ -171,12 +171,14 @@ impl Watching {
         Ok(told)
     }
 
-    /// Asks again over the session at hand: how the tree looks now, and what changed since a cursor, which acknowledges nothing.
+    /// Asks again over the session at hand: how the tree looks now, and what changed since a cursor, which acknowledges nothing. What is
+    /// there beyond `have` is handed over before that.
     #[must_use]
-    pub fn again(&mut self, peek: Option<Cursor>) -> Option<Result<Told, Failed>> {
+    pub fn again(&mut self, peek: Option<Cursor>, have: Vec<Have>) -> Option<Result<Told, Failed>> {
         let (_, observer) = self.observer.as_mut()?;
         let question = Question {
             peek,
+            hand: have,
             ..Question::default()
         };
         let told = observer.query(&question);

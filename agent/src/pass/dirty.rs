@@ -1,4 +1,4 @@
-//! The passes that cost what changed: nothing, or one rsync over the listed paths.
+//! The passes that cost what changed: nothing, a few files that the watcher hands over, or one rsync over the listed paths.
 
 use std::path::PathBuf;
 
@@ -15,6 +15,14 @@ use crate::recovery_points::{Sharing, tree_of};
 use crate::rsync::{Transfer, Transferred};
 use crate::source::{Look, RsyncThere};
 use crate::watching::{self, Plan, Seen, Watching, plan};
+
+/// What came of the changes that a watcher told.
+pub(super) struct Brought {
+    /// What was done for them.
+    pub(super) done: Transferred,
+    /// What changed after they were told, if the watcher can tell.
+    pub(super) later: Option<Vec<PathBuf>>,
+}
 
 impl Pass<'_> {
     /// Decides what to look at. What lies in excluded directories is left out of what was told.
@@ -95,6 +103,23 @@ impl Pass<'_> {
         watching: &mut Watching,
         told: &Told,
     ) -> Result<PassReport, AgentError> {
+        let Brought { done, later } = match self.take_over(incoming, watching, told)? {
+            Some(brought) => brought,
+            None => self.transfer_listed(incoming, watching, told)?,
+        };
+        let mut fetched = self.count_changes(incoming, &done, told)?;
+        fetched.in_motion = self.in_motion(incoming, &told.paths, later.as_deref(), &fetched.kept);
+        self.judge(&fetched)?;
+        self.conclude(incoming, &done, &fetched)
+    }
+
+    /// Runs one rsync over the listed paths.
+    fn transfer_listed(
+        &self,
+        incoming: &mut Incoming,
+        watching: &mut Watching,
+        told: &Told,
+    ) -> Result<Brought, AgentError> {
         let io = |error| AgentError::io("clear away what was replaced", error);
         changes::clear_replaced(&incoming.path, &told.paths, &told.replaced).map_err(io)?;
         let separated = incoming.hard_links && changes::separate(&incoming.path, &told.paths)?;
@@ -119,15 +144,12 @@ impl Pass<'_> {
             later = changed;
             Ok(look)
         })?;
-        let mut fetched = self.count_changes(incoming, &done, told)?;
-        fetched.in_motion = self.in_motion(incoming, &told.paths, later.as_deref(), &fetched.kept);
-        self.judge(&fetched)?;
-        self.conclude(incoming, &done, &fetched)
+        Ok(Brought { done, later })
     }
 
     /// How the tree looks now, and what changed since it was looked at first, if the watcher can tell.
     fn look_again(&self, watching: &mut Watching, told: &Told) -> Result<(Look, Option<Vec<PathBuf>>), AgentError> {
-        match watching.again(told.reply.cursor.clone()) {
+        match watching.again(told.reply.cursor.clone(), Vec::new()) {
             Some(Ok(later)) => {
                 let look = Look {
                     tree: later.reply.tree.clone(),

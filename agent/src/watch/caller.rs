@@ -2,14 +2,20 @@
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::protocol::{Hello, Question, write_frame};
+use super::hand_over::hand_over;
+use super::protocol::{Handed, Hello, Question};
+use crate::frame::write_frame;
 
 /// A reader that takes no answer for this long is gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest question names what is to be handed over.
+const LONGEST_QUESTION: usize = 1 << 16;
 
 /// A standby that is connected, by its relay.
 pub(super) struct Caller {
@@ -33,6 +39,12 @@ impl Caller {
         })
     }
 
+    /// What its question asks to be handed over.
+    pub(super) fn hand_over(&self, tree: &Path) -> Option<(Vec<Handed>, Vec<u8>)> {
+        let (question, _) = self.question.as_ref()?;
+        hand_over(tree, &question.hand)
+    }
+
     pub(super) fn hear(&mut self) {
         let mut here = [PollFd::new(&self.stream, PollFlags::IN)];
         if !poll(&mut here, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
@@ -40,7 +52,7 @@ impl Caller {
         }
         let mut chunk = [0; 4096];
         match (&self.stream).read(&mut chunk) {
-            Ok(read) if read > 0 && self.heard.len() < 1 << 16 => {
+            Ok(read) if read > 0 && self.heard.len() < LONGEST_QUESTION => {
                 self.heard.extend(chunk.get(..read).unwrap_or_default());
             }
             Ok(_) | Err(_) => self.gone = true,

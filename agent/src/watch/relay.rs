@@ -10,9 +10,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::protocol::{Hello, Question, read_frame};
+use super::protocol::{Hello, Question};
 use super::surroundings::identity;
 use super::{SOCKET, WATCH};
+use crate::frame::read_frame;
 use crate::process::{self, SELF};
 
 /// The hidden verb.

@@ -8,6 +8,7 @@ mod comparing;
 mod cuts;
 mod downloads;
 mod guards;
+mod handed;
 mod hostile;
 mod kills;
 mod live;

@@ -89,6 +89,28 @@ fn operate(root: &Path, dice: &mut Dice, twins: Twins) {
     }
 }
 
+/// Changes a few files that always are there, and nothing else: what the watcher hands over.
+fn change_little(root: &Path, dice: &mut Dice) {
+    for _ in 0..=dice.below(5) {
+        let path = root.join(format!("keep/{}", dice.below(30)));
+        match dice.below(4) {
+            0 => fs::write(&path, content(dice)).unwrap(),
+            1 => {
+                let file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+                file.write_all_at(&content(dice), 0).unwrap();
+            }
+            2 => {
+                fs::write(root.join("keep/tmp"), content(dice)).unwrap();
+                fs::rename(root.join("keep/tmp"), &path).unwrap();
+            }
+            _ => {
+                let value = format!("{}", dice.below(100));
+                let _ = rustix::fs::lsetxattr(&path, "user.x", value.as_bytes(), rustix::fs::XattrFlags::empty());
+            }
+        }
+    }
+}
+
 fn kill_something(gpu: &Machine, standby: &Standby, dice: &mut Dice) {
     let wait = Duration::from_micros(dice.below(250_000));
     let until = Instant::now() + wait;
@@ -135,19 +157,18 @@ fn wander(disk: Option<&Disk>, for_long: Duration, twins: Twins) {
     let until = Instant::now() + for_long;
     let (mut rounds, mut over_changes) = (0, 0);
     while Instant::now() < until {
+        let little = dice.below(2) == 0;
+        let change = |dice: &mut Dice| match little {
+            true => change_little(&gpu.tree(), dice),
+            false => (0..dice.below(15)).for_each(|_| operate(&gpu.tree(), dice, twins)),
+        };
         for _ in 0..dice.below(3) {
-            for _ in 0..dice.below(15) {
-                operate(&gpu.tree(), &mut dice, twins);
-            }
+            change(&mut dice);
             standby.try_sync(FIRST, Urgency::Due, 0);
-            for _ in 0..dice.below(15) {
-                operate(&gpu.tree(), &mut dice, twins);
-            }
+            change(&mut dice);
             kill_something(&gpu, &standby, &mut dice);
         }
-        for _ in 0..dice.below(15) {
-            operate(&gpu.tree(), &mut dice, twins);
-        }
+        change(&mut dice);
         rounds += 1;
         over_changes += u32::from(check(&gpu, &standby) == PassScope::Changes);
     }
