@@ -10,6 +10,7 @@
 pub mod attributes;
 pub mod bandwidth;
 pub mod before_pass;
+pub mod bell;
 pub mod bind;
 pub mod bundle;
 pub mod call;

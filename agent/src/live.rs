@@ -9,6 +9,7 @@ use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{Live, PassReport, Sync};
 
+use crate::bell::Bell;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
@@ -25,11 +26,8 @@ pub const LEASE: Duration = Duration::from_secs(120);
 /// From the start of one pass to the start of the next: a lag of 6 s, less the longest pass on a calm network.
 const EVERY: Duration = Duration::from_secs(4);
 
-/// How soon a request is noticed.
-const GLANCE: Duration = Duration::from_millis(50);
-
-/// How soon the end of a lease, a bind, a halt or a newer agent is noticed.
-const LOOK_AROUND: Duration = Duration::from_millis(500);
+/// How soon the end of a lease or a newer agent is noticed. Requests, binds and halts ring the bell.
+const LOOK_AROUND: Duration = Duration::from_secs(2);
 
 /// `live.json`: until when the agent goes on by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,22 +98,19 @@ pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<
     let Some(goal) = Goal::find(dir)? else {
         return Ok(Woken::ToStop);
     };
+    let bell = Bell::hang(dir);
     let mut asked: Option<Timestamp> = None;
-    let mut looked: Option<Instant> = None;
     let wait_ms = u64::try_from(EVERY.as_millis()).unwrap_or(u64::MAX);
     loop {
-        let look = looked.is_none_or(|at| at.elapsed() >= LOOK_AROUND);
-        if goal.is_asked_for(dir)? || (look && !goal.stands(dir)?) {
+        bell.silence();
+        if goal.is_asked_for(dir)? || !goal.stands(dir)? {
             return Ok(Woken::ToStop);
-        }
-        if look {
-            looked = Some(Instant::now());
         }
         let Some(observer) = watching.observer() else {
             return Ok(Woken::ToStop);
         };
         if started.elapsed() < EVERY {
-            std::thread::sleep(GLANCE.min(EVERY.saturating_sub(started.elapsed())));
+            bell.wait(LOOK_AROUND.min(EVERY.saturating_sub(started.elapsed())));
             continue;
         }
         let at = *asked.get_or_insert_with(|| {
@@ -127,7 +122,7 @@ pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<
             });
             before
         });
-        match observer.hear(GLANCE) {
+        match observer.hear(bell.patience(LOOK_AROUND), Some(&bell)) {
             Ok(None) if clock::now().since(at) <= Duration::from_millis(wait_ms) + PATIENCE => {}
             Ok(Some(told)) => match goal.meaning(&told) {
                 Meaning::Quiet => {

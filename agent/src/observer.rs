@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use crate::bell::Bell;
 use crate::checkpoints::{MOST, Wanted};
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
@@ -130,14 +131,14 @@ impl Observer {
         }
     }
 
-    /// The answer to the last question; `None` when it is not there within `patience`.
+    /// The answer to the last question; `None` when it is not there within `patience`, or when the bell rings.
     ///
     /// # Errors
     /// When the watcher is gone, or says what no watcher says.
-    pub fn hear(&mut self, patience: Duration) -> Result<Option<Told>, Failed> {
+    pub fn hear(&mut self, patience: Duration, bell: Option<&Bell>) -> Result<Option<Told>, Failed> {
         let mut length = 0;
         let asked = self.asked;
-        let taken = self.session.next(patience, LONGEST + LONGEST / 2, |heard| {
+        let taken = self.session.next(patience, bell, LONGEST + LONGEST / 2, |heard| {
             if heard.starts_with(b"\n") {
                 return Ok(Some(None));
             }
@@ -167,7 +168,7 @@ impl Observer {
     pub fn query(&mut self, question: &Question) -> Result<Told, Failed> {
         self.ask(question);
         let patience = PATIENCE + Duration::from_millis(question.wait_ms.max(question.patience_ms));
-        self.hear(patience)?
+        self.hear(patience, None)?
             .ok_or_else(|| Failed::Missing("the watcher does not answer in time".into()))
     }
 }

@@ -3,15 +3,13 @@
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-use rustix::fs::Timespec;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
 use crate::data_dir::DataDir;
@@ -135,21 +133,14 @@ pub fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<std::pr
             return Ok(status);
         }
         match &end {
-            Some(end) => wait_for(end, left),
+            Some(end) => {
+                wait_for_any(&mut [PollFd::new(end, PollFlags::IN)], deadline);
+            }
             None => {
                 thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(20));
             }
         }
-    }
-}
-
-fn wait_for(end: &OwnedFd, at_most: Duration) {
-    let at_most = at_most.min(Duration::from_secs(3600));
-    let limit = Timespec::try_from(at_most).ok();
-    let waited = rustix::event::poll(&mut [PollFd::new(end, PollFlags::IN)], limit.as_ref());
-    if waited.is_err() {
-        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -164,26 +155,23 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>
     })
 }
 
-/// What a program prints, as it comes.
-#[must_use]
-pub fn stream(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
-    // Bounded: a hostile machine that talks while nobody listens must wait.
-    let (sender, receiver) = sync_channel(64);
-    thread::spawn(move || {
-        let mut chunk = [0; 1 << 14];
-        let Some(mut pipe) = pipe else {
-            return;
-        };
-        while let Ok(read) = pipe.read(&mut chunk)
-            && read > 0
-        {
-            let words = chunk.get(..read).unwrap_or_default().to_vec();
-            if sender.send(words).is_err() {
-                return;
-            }
+/// Waits until one of them is ready, and at most until then. Answers whether one is.
+pub fn wait_for_any(sources: &mut [PollFd<'_>], until: Instant) -> bool {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        // Too long a wait is cut, and begun again.
+        let at_most = Timespec::try_from(left.min(Duration::from_secs(3600))).ok();
+        match poll(sources, at_most.as_ref()) {
+            Ok(0) if left > Duration::from_secs(3600) => {}
+            Ok(ready) => return ready > 0,
+            Err(Errno::INTR) => {}
+            // The system lacks memory for a moment.
+            Err(_) => thread::sleep(Duration::from_millis(1)),
         }
-    });
-    receiver
+        if left.is_zero() {
+            return false;
+        }
+    }
 }
 
 /// The outcome when a program cannot be started.

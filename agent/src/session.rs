@@ -1,10 +1,12 @@
 //! One command on the other machine, asked several times.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Child, ChildStdin};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
+
+use crate::bell::Bell;
 use crate::error::AgentError;
 use crate::process;
 use crate::ssh::Machine;
@@ -15,8 +17,6 @@ pub struct Session {
     machine: Machine,
     child: Child,
     stdin: Option<ChildStdin>,
-    output: Receiver<Vec<u8>>,
-    complaints: Receiver<Vec<u8>>,
     complained: Vec<u8>,
     heard: Vec<u8>,
 }
@@ -24,13 +24,25 @@ pub struct Session {
 /// An answer is short; a hostile machine may talk without end.
 const LONGEST_ANSWER: usize = 1 << 20;
 
+/// Nobody reads more of what a machine complains about; it waits then.
+const MOST_COMPLAINTS: usize = 1 << 16;
+
+/// How listening ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listened {
+    /// There is more.
+    Heard,
+    /// Nothing came in time, or the bell rang first.
+    NotYet,
+    /// There will be no more.
+    Ended,
+}
+
 impl Session {
     pub(crate) fn new(machine: Machine, mut child: Child) -> Self {
         Self {
             machine,
             stdin: child.stdin.take(),
-            output: process::stream(child.stdout.take()),
-            complaints: process::stream(child.stderr.take()),
             complained: Vec::new(),
             heard: Vec::new(),
             child,
@@ -49,32 +61,26 @@ impl Session {
     /// # Errors
     /// When the connection broke or the machine says something else without end.
     pub fn answer(&mut self, closing: &[u8], patience: Duration) -> Result<Option<Vec<u8>>, AgentError> {
-        let until = Instant::now() + patience;
-        loop {
-            if let Some(at) = self.heard.windows(closing.len()).position(|window| window == closing) {
-                let rest = self.heard.split_off(at + closing.len());
-                let mut answer = std::mem::replace(&mut self.heard, rest);
+        self.next(patience, None, LONGEST_ANSWER, |heard| {
+            let at = heard.windows(closing.len()).position(|window| window == closing);
+            Ok(at.map(|at| {
+                let rest = heard.split_off(at + closing.len());
+                let mut answer = std::mem::replace(heard, rest);
                 answer.truncate(at);
-                return Ok(Some(answer));
-            }
-            match self
-                .output
-                .recv_timeout(until.saturating_duration_since(Instant::now()))
-            {
-                Ok(chunk) if self.heard.len() < LONGEST_ANSWER => self.heard.extend(chunk),
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
-                Ok(_) | Err(RecvTimeoutError::Disconnected) => return Err(self.failure()),
-            }
-        }
+                answer
+            }))
+        })
     }
 
-    /// The next answer that `take` finds at the beginning of what was heard; `None` when it is not complete within `patience`.
+    /// The next answer that `take` finds at the beginning of what was heard; `None` when it is not complete within `patience`, or
+    /// when the bell rings.
     ///
     /// # Errors
     /// As [`Self::answer`]; also what `take` refuses.
     pub fn next<T>(
         &mut self,
         patience: Duration,
+        bell: Option<&Bell>,
         longest: usize,
         mut take: impl FnMut(&mut Vec<u8>) -> Result<Option<T>, AgentError>,
     ) -> Result<Option<T>, AgentError> {
@@ -83,23 +89,75 @@ impl Session {
             if let Some(taken) = take(&mut self.heard)? {
                 return Ok(Some(taken));
             }
-            match self
-                .output
-                .recv_timeout(until.saturating_duration_since(Instant::now()))
-            {
-                Ok(chunk) if self.heard.len() < longest => self.heard.extend(chunk),
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
-                Ok(_) | Err(RecvTimeoutError::Disconnected) => return Err(self.failure()),
+            match self.listen(until, bell) {
+                Listened::Heard if self.heard.len() < longest => {}
+                Listened::NotYet => return Ok(None),
+                Listened::Heard | Listened::Ended => return Err(self.failure()),
+            }
+        }
+    }
+
+    fn listen(&mut self, until: Instant, bell: Option<&Bell>) -> Listened {
+        loop {
+            let Some(stdout) = &mut self.child.stdout else {
+                return Listened::Ended;
+            };
+            let stderr = self
+                .child
+                .stderr
+                .as_mut()
+                .filter(|_| self.complained.len() < MOST_COMPLAINTS);
+            let mut sources = vec![PollFd::new(stdout, PollFlags::IN)];
+            sources.extend(stderr.as_ref().map(|stderr| PollFd::new(stderr, PollFlags::IN)));
+            let of_pipes = sources.len();
+            sources.extend(
+                bell.and_then(Bell::source)
+                    .map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN)),
+            );
+            let late = !process::wait_for_any(&mut sources, until);
+            let spoke: Vec<bool> = sources.iter().map(|source| !source.revents().is_empty()).collect();
+            let spoke = |at: usize| spoke.get(at).copied().unwrap_or(false);
+            drop(sources);
+            if spoke(1) && of_pipes == 2 && !read_into(&mut self.complained, stderr) {
+                self.child.stderr = None;
+            }
+            if spoke(0) {
+                return match read_into(&mut self.heard, Some(stdout)) {
+                    true => Listened::Heard,
+                    false => Listened::Ended,
+                };
+            }
+            if late || spoke(of_pipes) {
+                return Listened::NotYet;
             }
         }
     }
 
     fn failure(&mut self) -> AgentError {
         process::stop(&mut self.child);
-        while let Ok(chunk) = self.complaints.recv_timeout(Duration::from_millis(200)) {
-            self.complained.extend(chunk);
+        self.child.stdout = None;
+        if let Some(stderr) = &mut self.child.stderr {
+            let until = Instant::now() + Duration::from_millis(200);
+            let more = |stderr: &_| process::wait_for_any(&mut [PollFd::new(stderr, PollFlags::IN)], until);
+            while self.complained.len() < MOST_COMPLAINTS
+                && more(&*stderr)
+                && read_into(&mut self.complained, Some(&mut *stderr))
+            {}
         }
         self.machine.failure(&String::from_utf8_lossy(&self.complained))
+    }
+}
+
+/// Reads what is there. Answers whether more may come.
+fn read_into(heard: &mut Vec<u8>, pipe: Option<&mut impl Read>) -> bool {
+    let mut chunk = [0; 1 << 14];
+    match pipe.map(|pipe| pipe.read(&mut chunk)) {
+        Some(Ok(read)) if read > 0 => {
+            heard.extend(chunk.get(..read).unwrap_or_default());
+            true
+        }
+        Some(Err(error)) => error.kind() == std::io::ErrorKind::Interrupted,
+        Some(Ok(_)) | None => false,
     }
 }
 

@@ -25,10 +25,11 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::checkpoints::{Wanted, wanted_in};
 use crate::frame::write_frame;
+use crate::process::wait_for_any;
 use crate::source::MARKER_DIRECTORY;
 use caller::Caller;
 use directories::{Directories, Lost};
@@ -162,7 +163,7 @@ impl Watcher {
 
     fn serve(&mut self, listener: &UnixListener) -> io::Result<()> {
         loop {
-            self.wait(listener)?;
+            self.wait(listener);
             self.hear(listener);
             if self.look_around() == Next::Leave || self.answer()? == Next::Leave {
                 return Ok(());
@@ -170,7 +171,7 @@ impl Watcher {
         }
     }
 
-    fn wait(&mut self, listener: &UnixListener) -> io::Result<()> {
+    fn wait(&mut self, listener: &UnixListener) {
         let mut sources = vec![PollFd::new(listener, PollFlags::IN)];
         sources.extend(
             self.callers
@@ -188,14 +189,13 @@ impl Watcher {
         for (_, deadline) in self.callers.iter().filter_map(|caller| caller.question.as_ref()) {
             until = until.min(*deadline);
         }
-        wait_for(&mut sources, until)?;
+        wait_for_any(&mut sources, until);
         let nobody_spoke = sources.iter().take(spoken).all(|source| source.revents().is_empty());
         let something_happened = sources.iter().skip(spoken).any(|source| !source.revents().is_empty());
         if nobody_spoke && something_happened {
             sources.truncate(spoken);
-            wait_for(&mut sources, Instant::now() + BATCH)?;
+            wait_for_any(&mut sources, Instant::now() + BATCH);
         }
-        Ok(())
     }
 
     fn hear(&mut self, listener: &UnixListener) {
@@ -356,18 +356,6 @@ impl Watcher {
             handed: Vec::new(),
         };
         (reply, named(&settled))
-    }
-}
-
-fn wait_for(sources: &mut [PollFd<'_>], until: Instant) -> io::Result<()> {
-    let left = until.saturating_duration_since(Instant::now());
-    let left = Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(left.subsec_nanos()),
-    };
-    match poll(sources, Some(&left)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
     }
 }
 
