@@ -13,7 +13,7 @@ use crate::bell::Bell;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
-use crate::observer::Told;
+use crate::observer::{Observer, Told};
 use crate::process::SELF;
 use crate::recovery_points::{self, Sharing, tree_of};
 use crate::source::{Content, Marker, MarkerFound, Tree};
@@ -23,8 +23,11 @@ use crate::watching::{self, Watching};
 /// Without a call for this long the control plane is gone, or has other plans for this GPU.
 pub const LEASE: Duration = Duration::from_secs(120);
 
-/// From the start of one pass to the start of the next: a lag of 6 s, less the longest pass on a calm network.
-const EVERY: Duration = Duration::from_secs(4);
+/// The lag that is aimed at: the 6 s that are promised, less what a pass may take longer than the one before.
+const LAG: Duration = Duration::from_millis(5500);
+
+/// Passes that take longer than that allows still leave so much from the start of one to the start of the next.
+const LEAST: Duration = Duration::from_secs(4);
 
 /// How soon the end of a lease or a newer agent is noticed. Requests, binds and halts ring the bell.
 const LOOK_AROUND: Duration = Duration::from_secs(2);
@@ -90,7 +93,7 @@ pub fn with_confirmation(dir: &DataDir, report: PassReport) -> PassReport {
     }
 }
 
-/// Waits for the next change, after a pass that started at `started`.
+/// Waits for the next change, after a pass that started at `started` and has just ended.
 ///
 /// # Errors
 /// When one of the agent's files cannot be read.
@@ -99,38 +102,37 @@ pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<
         return Ok(Woken::ToStop);
     };
     let bell = Bell::hang(dir);
+    // What a pass brings is as old as its start, and the next one will take about as long.
+    let every = LAG.saturating_sub(started.elapsed()).max(LEAST);
+    let rest = || every.saturating_sub(started.elapsed());
     let mut asked: Option<Timestamp> = None;
-    let wait_ms = u64::try_from(EVERY.as_millis()).unwrap_or(u64::MAX);
+    let mut changed = false;
     loop {
         bell.silence();
         if goal.is_asked_for(dir)? || !goal.stands(dir)? {
             return Ok(Woken::ToStop);
         }
+        if changed {
+            if rest().is_zero() {
+                return Ok(Woken::ByChange);
+            }
+            bell.wait(LOOK_AROUND.min(rest()));
+            continue;
+        }
         let Some(observer) = watching.observer() else {
             return Ok(Woken::ToStop);
         };
-        if started.elapsed() < EVERY {
-            bell.wait(LOOK_AROUND.min(EVERY.saturating_sub(started.elapsed())));
-            continue;
-        }
-        let at = *asked.get_or_insert_with(|| {
-            let before = clock::now();
-            observer.ask(&Question {
-                since: Some(goal.seen.cursor.clone()),
-                wait_ms,
-                ..Question::default()
-            });
-            before
-        });
+        let wait = if rest().is_zero() { every } else { rest() };
+        let until = *asked.get_or_insert_with(|| goal.ask(observer, wait));
         match observer.hear(bell.patience(LOOK_AROUND), Some(&bell)) {
-            Ok(None) if clock::now().since(at) <= Duration::from_millis(wait_ms) + PATIENCE => {}
+            Ok(None) if clock::now().since(until) <= PATIENCE => {}
             Ok(Some(told)) => match goal.meaning(&told) {
                 Meaning::Quiet => {
                     // The watcher looked after its whole wait, so nothing had changed by then.
-                    goal.confirm(dir, at + Duration::from_millis(wait_ms))?;
+                    goal.confirm(dir, until)?;
                     asked = None;
                 }
-                Meaning::Change => return Ok(Woken::ByChange),
+                Meaning::Change => changed = true,
                 Meaning::Unclear => return Ok(Woken::ToStop),
             },
             // The GPU may be gone; a pass finds out, and says so.
@@ -196,6 +198,18 @@ impl Goal {
         // A newer agent was put in our place: it takes over with the next call.
         let replaced = fs::metadata(SELF).is_ok_and(|found| found.nlink() == 0);
         Ok(bound && !moving && !replaced && !halted && leased_until(dir).is_some())
+    }
+
+    /// Asks the watcher to wait for a change. Answers until when it will, at the earliest.
+    fn ask(&self, observer: &mut Observer, wait: Duration) -> Timestamp {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let before = clock::now();
+        observer.ask(&Question {
+            since: Some(self.seen.cursor.clone()),
+            wait_ms,
+            ..Question::default()
+        });
+        before + Duration::from_millis(wait_ms)
     }
 
     fn meaning(&self, told: &Told) -> Meaning {

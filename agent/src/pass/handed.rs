@@ -23,7 +23,7 @@ use crate::rsync_output::{Tally, Totals};
 use crate::tree;
 use crate::watch::hand_over::hash_of;
 use crate::watch::protocol::{Copy, Handed, Have};
-use crate::watching::Watching;
+use crate::watching::{Haste, Watching};
 
 /// More entries are not handed over.
 const MOST_ENTRIES: usize = 64;
@@ -43,7 +43,7 @@ impl Pass<'_> {
         told: &Told,
     ) -> Result<Option<Brought>, AgentError> {
         let equals_base = incoming.start == Start::Fresh && incoming.sharing == Sharing::Snapshots;
-        let limited = self.binding.bind.bandwidth_kib_per_s > 0;
+        let limited = self.haste == Haste::Calm && self.binding.bind.bandwidth_kib_per_s > 0;
         if !equals_base || limited || told.reply.holes || !told.replaced.is_empty() {
             return Ok(None);
         }
@@ -171,4 +171,147 @@ fn open(path: &Path, more: OFlags, options: &mut OpenOptions) -> io::Result<File
     options
         .custom_flags((OFlags::NOFOLLOW | more).bits().cast_signed())
         .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Tree;
+    use crate::watch::hand_over::hand_over;
+    use crate::watch::protocol::{Changes, Reply};
+
+    fn paths(names: &[&str]) -> Vec<PathBuf> {
+        names.iter().map(PathBuf::from).collect()
+    }
+
+    fn told(handed: Vec<Handed>, content: &[u8]) -> Told {
+        let reply = Reply {
+            number: 1,
+            tree: Tree::Gone,
+            cursor: None,
+            changes: Changes::Complete,
+            holes: false,
+            directories: 0,
+            checkpoints: vec![],
+            handed,
+        };
+        Told {
+            reply,
+            paths: vec![],
+            replaced: vec![],
+            content: content.to_vec(),
+            wire_bytes: 0,
+        }
+    }
+
+    fn file(from: u64, more: u64) -> Handed {
+        let attributes = Attributes {
+            mode: 0o600,
+            modified: (1, 2),
+            ..Attributes::default()
+        };
+        Handed::File { from, more, attributes }
+    }
+
+    fn copy_with(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let place = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            fs::create_dir_all(place.path().join(name).parent().unwrap()).unwrap();
+            fs::write(place.path().join(name), content).unwrap();
+        }
+        place
+    }
+
+    #[test]
+    fn a_copy_becomes_what_was_handed_over() {
+        let files = [
+            ("d/log", "step 1\n"),
+            ("d/cut", "too long"),
+            ("d/same", "same"),
+            ("d/other", "old words"),
+        ];
+        let (gpu, copy) = (copy_with(&files), copy_with(&files));
+        fs::write(gpu.path().join("d/log"), "step 1\nstep 2\n").unwrap();
+        fs::write(gpu.path().join("d/cut"), "too").unwrap();
+        fs::write(gpu.path().join("d/other"), "new words").unwrap();
+        let listed = paths(&["d", "d/cut", "d/gone", "d/log", "d/other", "d/same"]);
+        let have = copies(copy.path(), &listed).unwrap().unwrap();
+        let (handed, content) = hand_over(gpu.path(), &have).unwrap();
+        assert_eq!(content, b"toostep 2\nnew words");
+        let tally = bring_up(copy.path(), &listed, &have, &told(handed, &content)).unwrap();
+        assert_eq!(tally.changed_files, 4, "times differ, too");
+        for (name, _) in files {
+            let (there, here) = (gpu.path().join(name), copy.path().join(name));
+            assert_eq!(fs::read(&there).unwrap(), fs::read(&here).unwrap(), "{name}");
+            assert_eq!(
+                fs::metadata(there).unwrap().mtime_nsec(),
+                fs::metadata(here).unwrap().mtime_nsec()
+            );
+        }
+        let have = copies(copy.path(), &listed).unwrap().unwrap();
+        let (handed, content) = hand_over(gpu.path(), &have).unwrap();
+        let tally = bring_up(copy.path(), &listed, &have, &told(handed, &content)).unwrap();
+        assert_eq!((content.len(), tally.differences), (0, 0));
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_refused() {
+        let copy = copy_with(&[("a", "abc"), ("d/b", "")]);
+        let listed = paths(&["a", "d", "none"]);
+        let have = copies(copy.path(), &listed).unwrap().unwrap();
+        let directory = || Handed::Directory(Attributes::default());
+        let wrong: [(Vec<Handed>, &[u8]); 8] = [
+            (vec![], b""),
+            (vec![file(0, 1), directory()], b"x"),
+            (vec![directory(), directory(), Handed::Nothing], b""),
+            (vec![Handed::Nothing, directory(), Handed::Nothing], b""),
+            (vec![file(3, 0), file(0, 0), Handed::Nothing], b""),
+            (vec![file(3, 0), directory(), file(0, 1)], b"x"),
+            (vec![file(2, 1), directory(), Handed::Nothing], b"x"),
+            (vec![file(0, u64::MAX), directory(), Handed::Nothing], b"x"),
+        ];
+        for (handed, content) in wrong {
+            let shown = format!("{handed:?}");
+            assert!(
+                bring_up(copy.path(), &listed, &have, &told(handed, content)).is_err(),
+                "{shown}"
+            );
+        }
+        assert!(!copy.path().join("none").exists());
+    }
+
+    #[test]
+    fn nothing_is_brought_through_a_link() {
+        let (copy, outside) = (copy_with(&[("d/f", "kept")]), copy_with(&[("f", "outside")]));
+        let listed = paths(&["d/f"]);
+        let have = copies(copy.path(), &listed).unwrap().unwrap();
+        fs::remove_dir_all(copy.path().join("d")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), copy.path().join("d")).unwrap();
+        assert!(bring_up(copy.path(), &listed, &have, &told(vec![file(0, 3)], b"new")).is_err());
+        assert!(copies(copy.path(), &listed).unwrap().is_none());
+        assert!(copies(copy.path(), &paths(&["d"])).unwrap().is_none());
+        assert_eq!(fs::read(outside.path().join("f")).unwrap(), b"outside");
+    }
+
+    #[test]
+    fn much_is_left_to_rsync() {
+        let copy = copy_with(&[("a", "abc"), ("twin", "")]);
+        assert!(
+            copies(copy.path(), &vec![PathBuf::from("a"); MOST_ENTRIES + 1])
+                .unwrap()
+                .is_none()
+        );
+        assert!(
+            copies(copy.path(), &paths(&[&"n".repeat(MOST_NAMES + 1)]))
+                .unwrap()
+                .is_none()
+        );
+        fs::File::create(copy.path().join("large"))
+            .unwrap()
+            .set_len(MOST_COMPARED + 1)
+            .unwrap();
+        assert!(copies(copy.path(), &paths(&["large"])).unwrap().is_none());
+        fs::hard_link(copy.path().join("twin"), copy.path().join("other")).unwrap();
+        assert!(copies(copy.path(), &paths(&["twin"])).unwrap().is_none());
+    }
 }

@@ -20,7 +20,8 @@ pub const MOST_OF_A_FILE: u64 = 256 << 10;
 pub const MOST: u64 = 1 << 20;
 
 /// Reads what is there beyond the standby's copies, content behind content; `None` when not all of it can be handed over.
-pub(super) fn hand_over(tree: &Path, have: &[Have]) -> Option<(Vec<Handed>, Vec<u8>)> {
+#[must_use]
+pub fn hand_over(tree: &Path, have: &[Have]) -> Option<(Vec<Handed>, Vec<u8>)> {
     let mut content = Vec::new();
     let mut handed = Vec::new();
     for Have { path, is } in have {
