@@ -7,8 +7,9 @@ use serde::Serialize;
 use warmspare_domain::disk_speed;
 use warmspare_domain::ids::GpuId;
 use warmspare_domain::policy::MachineSpec;
-use warmspare_domain::units::MicroUsd;
+use warmspare_domain::units::{MicroUsd, Timestamp};
 
+use crate::ports::MarketPrice;
 use crate::prices::{self, NoPrice, Origin, Prices};
 
 /// What to estimate.
@@ -26,6 +27,8 @@ pub struct EstimateInput {
     pub disk_reason: String,
     /// What is known of prices.
     pub prices: Prices,
+    /// What the standby's host asks, where no prices are published, and when it was asked.
+    pub market: Option<(MarketPrice, Timestamp)>,
     /// What the GPU's host asks for a GB of outgoing traffic.
     pub upload_price_per_gb: MicroUsd,
     /// How many GB change a day.
@@ -53,7 +56,7 @@ pub struct Estimate {
     pub micro_usd_per_month: MicroUsd,
     /// What a restore costs, once.
     pub micro_usd_per_restore: MicroUsd,
-    /// When the machine's price was true.
+    /// When the machine's price was true: a day or an instant.
     pub prices_of: String,
     /// Where each kind of price comes from, and how old it is.
     pub sources: Vec<String>,
@@ -77,24 +80,22 @@ pub struct Line {
 /// # Errors
 /// When a price is not known.
 pub fn estimate(input: &EstimateInput) -> Result<Estimate, NoPrice> {
-    let parts = input.prices.standby(&input.region, &input.machine)?;
     let synced_gb = u64::from(input.gb_per_day) * 30;
-    let mut monthly: Vec<_> = parts
-        .into_iter()
-        .map(|part| Line {
-            what: part.what,
-            micro_usd: part.month.amount.micro(),
-            origin: Some(part.month.origin),
-        })
-        .collect();
+    let mut monthly = match &input.market {
+        Some((price, _)) => at_market(input, price, synced_gb),
+        None => published(input)?,
+    };
     monthly.push(line(
         format!("{synced_gb} GB pulled, at the GPU host's price"),
         MicroUsd(input.upload_price_per_gb.0.saturating_mul(synced_gb)),
     ));
     monthly.push(line(input.control_plane.0.clone(), input.control_plane.1));
-    let restore = prices::egress(&input.region).times(u64::from(input.data_gb)).micro();
-    let origins: BTreeSet<_> = monthly.iter().filter_map(|line| line.origin).collect();
-    let machine_origin = monthly.first().and_then(|line| line.origin).unwrap_or(Origin::Table);
+    let data_gb = u64::from(input.data_gb);
+    let restore = match &input.market {
+        Some((price, _)) => MicroUsd(price.upload_per_gb.0.saturating_mul(data_gb)),
+        None => prices::egress(&input.region).times(data_gb).micro(),
+    };
+    let (prices_of, sources) = origins(input, &monthly);
     let mut estimate = Estimate {
         gpu: input.gpu,
         region: input.region.clone(),
@@ -102,13 +103,53 @@ pub fn estimate(input: &EstimateInput) -> Result<Estimate, NoPrice> {
         disk_reason: input.disk_reason.clone(),
         micro_usd_per_month: MicroUsd(monthly.iter().map(|line| line.micro_usd.0).sum()),
         micro_usd_per_restore: restore,
-        prices_of: input.prices.date(machine_origin),
-        sources: origins.into_iter().map(|origin| input.prices.words(origin)).collect(),
+        prices_of,
+        sources,
         monthly,
         table: String::new(),
     };
     estimate.table = words(input, &estimate);
     Ok(estimate)
+}
+
+/// A standby at published prices.
+fn published(input: &EstimateInput) -> Result<Vec<Line>, NoPrice> {
+    let parts = input.prices.standby(&input.region, &input.machine)?;
+    let line = |part: prices::Part| Line {
+        what: part.what,
+        micro_usd: part.month.amount.micro(),
+        origin: Some(part.month.origin),
+    };
+    Ok(parts.into_iter().map(line).collect())
+}
+
+/// A standby at its host's own price.
+fn at_market(input: &EstimateInput, price: &MarketPrice, synced_gb: u64) -> Vec<Line> {
+    vec![
+        line(
+            format!("standby with {} GB of disk, on demand", input.machine.disk_gb),
+            MicroUsd(price.per_hour.0.saturating_mul(prices::HOURS_PER_MONTH)),
+        ),
+        line(
+            format!("{synced_gb} GB taken in, at the standby host's price"),
+            MicroUsd(price.download_per_gb.0.saturating_mul(synced_gb)),
+        ),
+    ]
+}
+
+/// When the machine's price was true, and where prices come from.
+fn origins(input: &EstimateInput, monthly: &[Line]) -> (String, Vec<String>) {
+    if let Some((price, asked)) = &input.market {
+        let source = format!(
+            "prices of {} at Vast, asked at {asked}; what is offered changes by the minute, what is rented keeps its price",
+            price.what
+        );
+        return (asked.to_string(), vec![source]);
+    }
+    let origins: BTreeSet<_> = monthly.iter().filter_map(|line| line.origin).collect();
+    let machine = monthly.first().and_then(|line| line.origin).unwrap_or(Origin::Table);
+    let sources = origins.into_iter().map(|origin| input.prices.words(origin)).collect();
+    (input.prices.date(machine), sources)
 }
 
 fn line(what: String, micro_usd: MicroUsd) -> Line {
@@ -121,7 +162,11 @@ fn line(what: String, micro_usd: MicroUsd) -> Line {
 
 fn words(input: &EstimateInput, estimate: &Estimate) -> String {
     let mut table = format!("standby of GPU {} {}\n", input.gpu, input.placement);
-    let _ = writeln!(table, "{} disk: {}", input.machine.disk_type, input.disk_reason);
+    let disk = match input.market {
+        Some(_) => format!("{} GB of disk", input.machine.disk_gb),
+        None => format!("{} disk", input.machine.disk_type),
+    };
+    let _ = writeln!(table, "{disk}: {}", input.disk_reason);
     let _ = writeln!(table, "a month:");
     for line in &estimate.monthly {
         // Only what should have been read, and was not, is marked.
@@ -144,9 +189,14 @@ fn words(input: &EstimateInput, estimate: &Estimate) -> String {
     }
     let _ = writeln!(
         table,
-        "a restore of {} GB, once: {:.2} USD of traffic out of Google",
+        "a restore of {} GB, once: {:.2} USD of traffic out of {}",
         input.data_gb,
-        estimate.micro_usd_per_restore.dollars()
+        estimate.micro_usd_per_restore.dollars(),
+        if input.market.is_some() {
+            "the standby's host"
+        } else {
+            "Google"
+        }
     );
     for source in &estimate.sources {
         let _ = writeln!(table, "{source}");
@@ -156,7 +206,7 @@ fn words(input: &EstimateInput, estimate: &Estimate) -> String {
 
 /// What the faster disk would cost more a month, for those who have the cheap one.
 fn faster_disk(input: &EstimateInput) -> Option<MicroUsd> {
-    if input.machine.disk_type != disk_speed::CHEAP {
+    if input.market.is_some() || input.machine.disk_type != disk_speed::CHEAP {
         return None;
     }
     let price = |disk_type| input.prices.disk(&input.region, disk_type).ok();
@@ -168,8 +218,6 @@ fn faster_disk(input: &EstimateInput) -> Option<MicroUsd> {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use warmspare_domain::units::Timestamp;
 
     use super::*;
     use crate::prices::tests::live_spot;
@@ -183,6 +231,7 @@ mod tests {
             machine,
             disk_reason: "the cheapest".to_owned(),
             prices: Prices::default(),
+            market: None,
             upload_price_per_gb: MicroUsd(3000),
             gb_per_day: 10,
             data_gb: 100,
@@ -252,5 +301,31 @@ mod tests {
         let week = Duration::from_secs(7 * 24 * 3600);
         input.prices = Prices::new(Some(live_spot(read, &[("us-west4", 4_000_000, 500_000)])), read + week);
         assert!(estimate(&input).unwrap().table.contains("OLD prices, 7 days"));
+    }
+
+    #[test]
+    fn a_standby_at_a_market_costs_what_its_host_asks() {
+        let mut input = input("vast");
+        let price = MarketPrice {
+            what: "a machine with RTX 3060".to_owned(),
+            per_hour: MicroUsd(50_000),
+            download_per_gb: MicroUsd(1000),
+            upload_per_gb: MicroUsd(20_000),
+        };
+        input.market = Some((price, Timestamp::from_millis(1_795_441_530_250)));
+        let estimate = estimate(&input).unwrap();
+        let lines: Vec<_> = estimate.monthly.iter().map(|line| line.micro_usd.0).collect();
+        assert_eq!(lines, [36_500_000, 300_000, 900_000, 0], "730 hours, 300 GB in and out");
+        assert_eq!(estimate.micro_usd_per_month, MicroUsd(37_700_000));
+        assert_eq!(estimate.micro_usd_per_restore, MicroUsd(2_000_000));
+        assert_eq!(estimate.prices_of, "2026-11-23T13:45:30.250Z");
+        for part in [
+            "100 GB of disk: ",
+            "a machine with RTX 3060 at Vast",
+            "out of the standby's host",
+        ] {
+            assert!(estimate.table.contains(part), "{part}: {}", estimate.table);
+        }
+        assert!(!estimate.table.contains("Google"), "{}", estimate.table);
     }
 }

@@ -479,6 +479,32 @@ pub trait Standbys: Send + Sync {
 
     /// Lists every machine and disk of this deployment, in every zone, completely.
     async fn all(&self) -> Result<Vec<LabelledStandby>, ProviderError>;
+
+    /// What a standby costs: this one, or the one that the GPU would get now. `None` where prices are published instead.
+    ///
+    /// # Errors
+    /// [`ProviderError::NoOffer`] when the GPU would get none now.
+    async fn market_price(
+        &self,
+        _gpu: GpuId,
+        _standby: Option<&StandbyRef>,
+        _machine: &MachineSpec,
+    ) -> Result<Option<MarketPrice>, ProviderError> {
+        Ok(None)
+    }
+}
+
+/// What a standby costs where nobody publishes prices: a host's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MarketPrice {
+    /// What it is, and where, in words.
+    pub what: String,
+    /// What an hour costs, its storage included.
+    pub per_hour: MicroUsd,
+    /// What a GB costs that the standby pulls.
+    pub download_per_gb: MicroUsd,
+    /// What a GB costs that it sends.
+    pub upload_per_gb: MicroUsd,
 }
 
 /// Why an agent did not answer.

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 use simcloud::Left;
 use warmspare_e2e::{
     Setting, Stage, await_phase, await_view, created, destroyed, fast, is_on, play, play_with_errors, protected_gpu,
-    running_gpu, until, word,
+    running_gpu, until, warmspare, word,
 };
 
 fn at_vast() -> Setting {
@@ -47,6 +47,12 @@ async fn nothing_left(stage: &Stage, gpus: &[u64]) -> anyhow::Result<()> {
         Ok(others(stage, gpus).is_empty() && stage.cloud.disks_left().is_empty())
     })
     .await
+}
+
+async fn estimate(stage: &Stage, gpu: u64) -> anyhow::Result<Value> {
+    let output = warmspare(stage, &["estimate", &gpu.to_string(), "--json"]).await?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).with_context(|| words.into_owned())
 }
 
 #[test]
@@ -117,7 +123,14 @@ fn a_real_cpu_offer_is_taken_before_any_gpu_and_storage_never_is() {
     play(at_vast(), |stage| {
         Box::pin(async {
             stage.cloud.knobs().set_cpu_offer(true);
-            let gpu = protected_gpu(stage).await?;
+            let gpu = running_gpu(stage).await?;
+            let offered = estimate(stage, gpu).await?;
+            assert!(word(&offered["table"]).contains("a CPU machine at Vast"), "{offered:#}");
+            created(stage, gpu).await?;
+            await_phase(stage, gpu, &["protected"]).await?;
+            let paid = estimate(stage, gpu).await?;
+            assert!(word(&paid["table"]).contains("CPU only in"), "{paid:#}");
+            assert_eq!(paid["monthly"], offered["monthly"]);
             let (_, machines) = stage.api(reqwest::Method::GET, "/v1/machines", None).await?;
             let detail = word(&machines["standbys"][0]["detail"]);
             assert!(detail.contains("CPU only"), "{machines}");

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use warmspare_domain::association::Association;
 use warmspare_domain::effect::StandbyRef;
+use warmspare_domain::ids::GpuId;
 use warmspare_domain::policy::{MachineSpec, StandbyProvider};
 use warmspare_domain::warrant::ReleaseWarrant;
 
-use crate::ports::{Destroyed, LabelledStandby, ProviderError, StandbyLook, Standbys};
+use crate::ports::{Destroyed, LabelledStandby, MarketPrice, ProviderError, StandbyLook, Standbys};
 
 /// The providers that are set up; an association may need one that no longer is.
 pub struct StandbyProviders {
@@ -73,6 +74,15 @@ impl Standbys for StandbyProviders {
 
     async fn delete_disk(&self, standby: &StandbyRef, warrant: ReleaseWarrant) -> Result<Destroyed, ProviderError> {
         self.of(standby.provider)?.delete_disk(standby, warrant).await
+    }
+
+    async fn market_price(
+        &self,
+        gpu: GpuId,
+        standby: Option<&StandbyRef>,
+        machine: &MachineSpec,
+    ) -> Result<Option<MarketPrice>, ProviderError> {
+        self.of(machine.provider)?.market_price(gpu, standby, machine).await
     }
 
     /// Half a list would look like a whole one, so either provider's silence is an error.

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use serde_json::json;
 use warmspare_domain::association::Association;
 use warmspare_domain::effect::StandbyRef;
-use warmspare_domain::ids::{AssociationId, Deployment, StandbyName, Zone};
+use warmspare_domain::ids::{AssociationId, Deployment, GpuId, StandbyName, Zone};
 use warmspare_domain::observed::Observed;
 use warmspare_domain::policy::{MachineSpec, StandbyProvider};
 use warmspare_domain::units::MicroUsd;
@@ -24,7 +24,9 @@ use warmspare_domain::warrant::ReleaseWarrant;
 
 use super::VastGpus;
 use super::wire::{Instance, dollars, whole};
-use crate::ports::{Destroyed, LabelledKind, LabelledStandby, ProviderError, StandbyLabel, StandbyLook, Standbys};
+use crate::ports::{
+    Destroyed, LabelledKind, LabelledStandby, MarketPrice, ProviderError, StandbyLabel, StandbyLook, Standbys,
+};
 
 /// What all standbys at Vast have in common.
 #[derive(Debug, Clone)]
@@ -218,6 +220,28 @@ impl Standbys for VastStandbys {
             (label.deployment == self.settings.deployment).then(|| labelled(row, &label))
         });
         Ok(ours.collect())
+    }
+
+    async fn market_price(
+        &self,
+        gpu: GpuId,
+        standby: Option<&StandbyRef>,
+        machine: &MachineSpec,
+    ) -> Result<Option<MarketPrice>, ProviderError> {
+        let Some(standby) = standby else {
+            return self.offered(gpu, machine).await.map(Some);
+        };
+        let rows = self.find_surely(&self.label(standby)?).await?;
+        let Some(row) = rows.machines.first() else {
+            // It is being made, or lost its machine: it costs what the next one would.
+            return self.offered(gpu, machine).await.map(Some);
+        };
+        Ok(Some(MarketPrice {
+            what: in_words(row),
+            per_hour: dollars(row.dph_total),
+            download_per_gb: dollars(row.inet_down_cost),
+            upload_per_gb: dollars(row.inet_up_cost),
+        }))
     }
 }
 

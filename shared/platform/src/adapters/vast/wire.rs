@@ -31,6 +31,8 @@ pub(super) struct Instance {
     #[serde(deserialize_with = "number")]
     pub(super) inet_up_cost: Option<f64>,
     #[serde(deserialize_with = "number")]
+    pub(super) inet_down_cost: Option<f64>,
+    #[serde(deserialize_with = "number")]
     pub(super) disk_space: Option<f64>,
     #[serde(deserialize_with = "text")]
     pub(super) ssh_host: Option<String>,
@@ -93,6 +95,8 @@ pub(super) struct OfferRow {
     pub(super) direct_port_count: Option<f64>,
     #[serde(deserialize_with = "number")]
     pub(super) duration: Option<f64>,
+    #[serde(deserialize_with = "number")]
+    pub(super) inet_up_cost: Option<f64>,
     #[serde(deserialize_with = "number")]
     pub(super) inet_down_cost: Option<f64>,
 }

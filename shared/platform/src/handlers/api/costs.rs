@@ -4,8 +4,8 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use serde::Deserialize;
+use warmspare_domain::effect::StandbyRef;
 use warmspare_domain::ids::GpuId;
-use warmspare_domain::policy::StandbyProvider;
 use warmspare_domain::units::MicroUsd;
 
 use crate::config::Scope;
@@ -41,8 +41,10 @@ impl App {
     async fn estimate_input(&self, query: &EstimateQuery) -> Result<EstimateInput, Failure> {
         let gpu = query.gpu;
         let prices = self.reconciler.world().prices.current().await;
+        let mut standby = None;
         let (machine, region, placement, disk_reason, profile) = match self.find(gpu).await? {
             Some(a) => {
+                standby = Some(StandbyRef::of(&a));
                 let zone = &a.standby.zone;
                 let placement = format!("is in {zone}, where it was made");
                 let disk = "as its standby was made".to_owned();
@@ -66,12 +68,10 @@ impl App {
                 (wanted.machine, region, placement, wanted.disk_reason, row.profile())
             }
         };
-        if machine.provider == StandbyProvider::Vastai {
-            return Err(Failure::bad_request(
-                "the price of a standby at Vast is the market's on the day: at most vast_standby_max_price_per_hour plus its traffic. \
-                 GET /v1/machines shows what each costs",
-            ));
-        }
+        let world = self.reconciler.world();
+        let market = world.standbys.market_price(gpu, standby.as_ref(), &machine).await;
+        let market =
+            market.map_err(|error| Failure::unavailable(format!("what a standby costs is not known: {error}")))?;
         Ok(EstimateInput {
             gpu,
             region,
@@ -79,6 +79,7 @@ impl App {
             machine,
             disk_reason,
             prices,
+            market: market.map(|price| (price, world.clock.now())),
             upload_price_per_gb: profile.upload_price_per_gb,
             gb_per_day: query.gb_per_day.unwrap_or(USUAL_GB),
             data_gb: query.data_gb.unwrap_or(USUAL_GB),

@@ -14,7 +14,7 @@ use super::super::pace;
 use super::super::rent::{MAX_OFFERS, Taken};
 use super::super::wire::{OfferRow, dollars, whole};
 use super::{StandbyLabel, VastStandbys};
-use crate::ports::ProviderError;
+use crate::ports::{MarketPrice, ProviderError};
 
 /// Offers read per search.
 const SEARCH_LIMIT: u32 = 64;
@@ -35,6 +35,8 @@ struct Fit {
     id: u64,
     what: String,
     per_hour: MicroUsd,
+    /// What a GB costs that comes in, and one that goes out.
+    traffic_per_gb: (MicroUsd, MicroUsd),
     /// With a day's traffic, for comparison.
     with_traffic: u64,
 }
@@ -72,12 +74,33 @@ impl VastStandbys {
                 }
             }
         }
-        Err(ProviderError::NoOffer {
+        Err(self.none_offered(disk_gb, &format!("{tried} tried, the last: {last}")))
+    }
+
+    /// What the GPU's standby would cost now, without renting it.
+    pub(super) async fn offered(&self, gpu: GpuId, machine: &MachineSpec) -> Result<MarketPrice, ProviderError> {
+        let avoid = self.place_of(gpu).await?;
+        let disk_gb = machine.disk_gb.max(LEAST_DISK_GB);
+        for cpu_only in [true, false] {
+            if let Some(fit) = self.fits(cpu_only, disk_gb, avoid).await?.into_iter().next() {
+                return Ok(MarketPrice {
+                    what: fit.what,
+                    per_hour: fit.per_hour,
+                    download_per_gb: fit.traffic_per_gb.0,
+                    upload_per_gb: fit.traffic_per_gb.1,
+                });
+            }
+        }
+        Err(self.none_offered(disk_gb, "none is offered"))
+    }
+
+    fn none_offered(&self, disk_gb: u32, detail: &str) -> ProviderError {
+        ProviderError::NoOffer {
             detail: format!(
-                "a standby at Vast with {disk_gb} GB at most {} an hour (vast_standby_max_price_per_hour), not on the GPU's own host; {tried} tried, the last: {last}",
+                "a standby at Vast with {disk_gb} GB at most {} an hour (vast_standby_max_price_per_hour), not on the GPU's own host; {detail}",
                 self.settings.max_price_per_hour
             ),
-        })
+        }
     }
 
     /// What both can be repeated or is done by the container itself: neither stops the order from being one.
@@ -155,6 +178,7 @@ fn fitting(row: &OfferRow, cpu_only: bool, disk_gb: u32, cap: MicroUsd, avoid: P
         id: row.id?,
         what: model.map_or_else(|| "a CPU machine".to_owned(), |model| format!("a machine with {model}")),
         per_hour,
+        traffic_per_gb: (dollars(row.inet_down_cost), dollars(row.inet_up_cost)),
         with_traffic: per_hour.0.saturating_add(traffic.0),
     })
 }
