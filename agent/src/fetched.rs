@@ -35,8 +35,8 @@ pub struct Fetched {
     pub hard_links: bool,
     /// Changes that a full scan found and the watcher had not told of.
     pub missed: u64,
-    /// Bytes that asking the watcher put on the wire.
-    pub told_bytes: u64,
+    /// What asking the watcher put on the wire.
+    pub told_bytes: Bytes,
     /// Files that changed while they were copied.
     pub in_motion: Vec<InMotion>,
 }
@@ -53,7 +53,7 @@ impl Fetched {
             kept: Vec::new(),
             hard_links: false,
             missed: 0,
-            told_bytes: 0,
+            told_bytes: Bytes(0),
             in_motion: Vec::new(),
         }
     }
@@ -107,7 +107,7 @@ impl Fetched {
             bytes: self.bytes,
             changed_files: done.tally.changed_files,
             deleted_files: self.deleted,
-            wire_bytes: Bytes(done.tally.totals.unwrap_or_default().wire_bytes.0 + self.told_bytes),
+            wire_bytes: Bytes(done.tally.totals.unwrap_or_default().wire_bytes.0 + self.told_bytes.0),
             kept_back: kept_back.map(|name| name.to_string_lossy().into_owned()).collect(),
             point: RecoveryPointId::at(under_way.started_at),
             scope: self.scope,

@@ -15,7 +15,8 @@ use crate::state::PointFile;
 /// Names them, each with the newest recovery point that has it whole.
 ///
 /// `later` is what changed after the first look, if the watcher could tell. If not, everything that it had told before, `told`, may have
-/// been read in the middle of a change, and what the base has torn may still be. `kept` keeps the base's version, torn or whole.
+/// been read in the middle of a change, and what the base has torn may still be. `kept` keeps the base's version, torn or whole; `written`
+/// was read in any case.
 #[must_use]
 pub fn among(
     dir: &DataDir,
@@ -24,16 +25,16 @@ pub fn among(
     told: &[PathBuf],
     later: Option<&[PathBuf]>,
     kept: &[PathBuf],
+    written: &[PathBuf],
 ) -> Vec<InMotion> {
     let suspects = later.unwrap_or(told).iter();
-    // One that equals the base's was not read.
+    // One that rsync left as the base has it was not read.
     let same = |path: &Path| {
-        incoming
-            .base
-            .as_ref()
-            .is_some_and(|base| changes::is_same(base, &incoming.path, path))
+        let base = incoming.base.as_ref();
+        base.is_some_and(|base| changes::is_same(base, &incoming.path, path))
     };
-    let brought = suspects.filter(|path| changes::is_regular(&incoming.path, path) && !same(path));
+    let read = |path: &PathBuf| written.contains(path) || !same(path);
+    let brought = suspects.filter(|path| changes::is_regular(&incoming.path, path) && read(path));
     let mut found: Vec<InMotion> = brought
         .take(NAMED)
         .map(|path| {

@@ -33,11 +33,18 @@ struct Link {
 /// The transfer as it suits the link. Both ends agree on zstd, or on what the older one has. Source: rsync(1) 3.2.7, --compress.
 #[must_use]
 pub fn apply(dir: &DataDir, transfer: Transfer) -> Transfer {
-    let link = dir.read_passing_json::<Link>(&dir.file(FILE));
-    match link {
-        Some(link) if link.bytes_per_second < SLOW => transfer.with("--compress"),
-        Some(_) | None => transfer,
+    if is_slow(dir) {
+        transfer.with("--compress")
+    } else {
+        transfer
     }
+}
+
+/// Whether the last large transfer found it slow.
+#[must_use]
+pub fn is_slow(dir: &DataDir) -> bool {
+    let link = dir.read_passing_json::<Link>(&dir.file(FILE));
+    link.is_some_and(|link| link.bytes_per_second < SLOW)
 }
 
 /// Notes how fast a transfer was that looked at so many files.

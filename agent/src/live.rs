@@ -105,7 +105,7 @@ pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<
     // What a pass brings is as old as its start, and the next one will take about as long.
     let every = LAG.saturating_sub(started.elapsed()).max(LEAST);
     let rest = || every.saturating_sub(started.elapsed());
-    let mut asked: Option<Timestamp> = None;
+    let mut asked: Option<Asked> = None;
     let mut changed = false;
     loop {
         bell.silence();
@@ -125,23 +125,30 @@ pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<
         let wait = if rest().is_zero() { every } else { rest() };
         let until = *asked.get_or_insert_with(|| goal.ask(observer, wait));
         match observer.hear(bell.patience(LOOK_AROUND), Some(&bell)) {
-            Ok(None) if clock::now().since(until) <= PATIENCE => {}
+            Ok(None) if Instant::now() <= until.here + PATIENCE => {}
             Ok(Some(told)) => match goal.meaning(&told) {
-                Meaning::Quiet => {
-                    // The watcher looked after its whole wait, so nothing had changed by then.
-                    goal.confirm(dir, until)?;
+                // The watcher looked after its whole wait, so nothing had changed by then. One that answers sooner is none of ours.
+                Meaning::Quiet if Instant::now() >= until.here => {
+                    goal.confirm(dir, until.clock)?;
                     asked = None;
                 }
+                Meaning::Quiet | Meaning::Unclear => return Ok(Woken::ToStop),
                 Meaning::Change => changed = true,
-                Meaning::Unclear => return Ok(Woken::ToStop),
             },
             // The GPU may be gone; a pass finds out, and says so.
             Ok(None) | Err(_) => {
                 watching.hang_up();
-                return Ok(Woken::ByChange);
+                changed = true;
             }
         }
     }
+}
+
+/// The earliest end of the wait that a watcher was asked for: as the clock says, and as time passes here.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    clock: Timestamp,
+    here: Instant,
 }
 
 enum Meaning {
@@ -200,16 +207,20 @@ impl Goal {
         Ok(bound && !moving && !replaced && !halted && leased_until(dir).is_some())
     }
 
-    /// Asks the watcher to wait for a change. Answers until when it will, at the earliest.
-    fn ask(&self, observer: &mut Observer, wait: Duration) -> Timestamp {
+    /// Asks the watcher to wait for a change.
+    fn ask(&self, observer: &mut Observer, wait: Duration) -> Asked {
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        let before = clock::now();
+        let wait = Duration::from_millis(wait_ms);
+        let asked = Asked {
+            clock: clock::now() + wait,
+            here: Instant::now() + wait,
+        };
         observer.ask(&Question {
             since: Some(self.seen.cursor.clone()),
             wait_ms,
             ..Question::default()
         });
-        before + Duration::from_millis(wait_ms)
+        asked
     }
 
     fn meaning(&self, told: &Told) -> Meaning {

@@ -22,7 +22,7 @@ const ATTACH: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p || exit 91; 
     echo; echo \"warmspare-watch $w\"; echo warmspare-watch-end'";
 
 /// A watcher answers at once, unless its machine is in trouble.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How a watcher on the GPU can fail us.
 #[derive(Debug)]
@@ -59,8 +59,6 @@ pub struct Told {
     pub replaced: Vec<PathBuf>,
     /// What was handed over of files, one behind the other; as long as [`Reply::content`] says.
     pub content: Vec<u8>,
-    /// How many bytes the answer took.
-    pub wire_bytes: u64,
 }
 
 impl Told {
@@ -76,6 +74,7 @@ impl Told {
 pub struct Observer {
     session: Session,
     asked: u64,
+    wire_bytes: u64,
 }
 
 impl Observer {
@@ -110,7 +109,11 @@ impl Observer {
         let at = answer.windows(GREETING.len()).rposition(|window| window == GREETING);
         let words = at.and_then(|at| answer.get(at + GREETING.len()..)).unwrap_or_default();
         Ok(match words {
-            b"ok" => Greeting::Here(Box::new(Self { session, asked: 0 })),
+            b"ok" => Greeting::Here(Box::new(Self {
+                session,
+                asked: 0,
+                wire_bytes: 0,
+            })),
             b"absent" => Greeting::Absent,
             _ => {
                 let words = last_words(&String::from_utf8_lossy(words));
@@ -127,7 +130,9 @@ impl Observer {
             ..question.clone()
         };
         if let Ok(json) = serde_json::to_vec(&question) {
-            self.session.ask(&[json, b"\n".to_vec()].concat());
+            let line = [json, b"\n".to_vec()].concat();
+            self.wire_bytes += line.len() as u64;
+            self.session.ask(&line);
         }
     }
 
@@ -136,7 +141,7 @@ impl Observer {
     /// # Errors
     /// When the watcher is gone, or says what no watcher says.
     pub fn hear(&mut self, patience: Duration, bell: Option<&Bell>) -> Result<Option<Told>, Failed> {
-        let mut length = 0;
+        let mut length: u64 = 0;
         let asked = self.asked;
         let taken = self.session.next(patience, bell, LONGEST + LONGEST / 2, |heard| {
             if heard.starts_with(b"\n") {
@@ -144,20 +149,20 @@ impl Observer {
             }
             loop {
                 let before = heard.len();
-                match take_frame::<Reply>(heard) {
+                let taken = take_frame::<Reply>(heard);
+                length += (before - heard.len()) as u64;
+                match taken {
                     Ok(Some((reply, _))) if reply.number != asked => {}
-                    Ok(taken) => {
-                        length = before - heard.len();
-                        return Ok(taken.map(Some));
-                    }
+                    Ok(taken) => return Ok(taken.map(Some)),
                     Err(_) => return Ok(Some(None)),
                 }
             }
         })?;
+        self.wire_bytes += length;
         match taken {
             None => Ok(None),
             Some(None) => Err(Failed::Missing("the watcher ended".into())),
-            Some(Some((reply, bytes))) => Ok(Some(understand(reply, bytes, length as u64)?)),
+            Some(Some((reply, bytes))) => Ok(Some(understand(reply, bytes)?)),
         }
     }
 
@@ -166,10 +171,23 @@ impl Observer {
     /// # Errors
     /// As [`Self::hear`]; also when no answer comes.
     pub fn query(&mut self, question: &Question) -> Result<Told, Failed> {
+        self.query_within(PATIENCE, question)
+    }
+
+    /// As [`Self::query`], with another patience, beside the wait that the question asks for.
+    ///
+    /// # Errors
+    /// As [`Self::query`].
+    pub fn query_within(&mut self, patience: Duration, question: &Question) -> Result<Told, Failed> {
         self.ask(question);
-        let patience = PATIENCE + Duration::from_millis(question.wait_ms.max(question.patience_ms));
+        let patience = patience + Duration::from_millis(question.wait_ms.max(question.patience_ms));
         self.hear(patience, None)?
             .ok_or_else(|| Failed::Missing("the watcher does not answer in time".into()))
+    }
+
+    /// What questions and answers put on the wire since this was asked last.
+    pub fn take_wire_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.wire_bytes)
     }
 }
 
@@ -180,7 +198,7 @@ enum Greeting {
 }
 
 /// A hostile machine may name anything: only plain paths below the root are taken.
-fn understand(reply: Reply, mut paths: Vec<u8>, wire_bytes: u64) -> Result<Told, Failed> {
+fn understand(reply: Reply, mut paths: Vec<u8>) -> Result<Told, Failed> {
     let wrong = || Failed::Missing("the watcher names paths outside the tree".into());
     let content = usize::try_from(reply.content())
         .ok()
@@ -208,7 +226,6 @@ fn understand(reply: Reply, mut paths: Vec<u8>, wire_bytes: u64) -> Result<Told,
         paths: known,
         replaced,
         content,
-        wire_bytes,
     })
 }
 
@@ -238,7 +255,7 @@ mod tests {
             checkpoints: vec![],
             handed: vec![],
         };
-        understand(reply, paths.to_vec(), 0)
+        understand(reply, paths.to_vec())
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl<'a> Pass<'a> {
         let file = self.dir.watch_file();
         let seen = trusted(&file, &self.binding, base).cloned();
         match self.plan(seen.as_ref(), told.as_ref())? {
-            (Plan::Nothing, Some(told), Some(seen)) => self.nothing(&told, &seen),
+            (Plan::Nothing, Some(told), Some(seen)) => self.nothing(watching, &told, &seen),
             (Plan::Changes, Some(told), Some(seen)) => self.changes(watching, told, &seen),
             (_, told, seen) => self.everything(watching, told, seen),
         }
@@ -187,7 +187,8 @@ impl<'a> Pass<'a> {
         let mut fetched = self.settle(&incoming, &transferred, &before)?;
         let later = told.as_ref().and_then(|told| changed_since(watching, told));
         // What was brought is not named here, so nothing of it can be suspected.
-        fetched.in_motion = self.in_motion(&incoming, &[], later.as_deref(), &fetched.kept);
+        fetched.in_motion = self.in_motion(&incoming, &[], later.as_deref(), &fetched.kept, &[]);
+        fetched.told_bytes = watching.take_wire_bytes();
         if let (Some(told), Some(later)) = (compared, &later) {
             fetched.missed = missed_by(told, later, &transferred);
         }
@@ -322,8 +323,9 @@ impl<'a> Pass<'a> {
         told: &[PathBuf],
         later: Option<&[PathBuf]>,
         kept: &[PathBuf],
+        written: &[PathBuf],
     ) -> Vec<InMotion> {
-        in_motion::among(self.dir, self.base.as_ref(), incoming, told, later, kept)
+        in_motion::among(self.dir, self.base.as_ref(), incoming, told, later, kept, written)
     }
 
     fn judge(&self, fetched: &Fetched) -> Result<(), AgentError> {
@@ -421,7 +423,7 @@ impl<'a> Pass<'a> {
 /// What changed since the watcher was asked first; `None` when it cannot tell.
 fn changed_since(watching: &mut Watching, told: &Told) -> Option<Vec<PathBuf>> {
     let cursor = told.reply.cursor.clone()?;
-    watching.again(Some(cursor), Vec::new())?.ok()?.known()
+    watching.again(Some(cursor))?.ok()?.known()
 }
 
 /// What a full scan found that the watcher told neither before it nor while it ran.

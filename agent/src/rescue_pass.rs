@@ -100,7 +100,7 @@ impl<'a> RescuePass<'a> {
         let root = format!("/{place}");
         let mut fetched = Fetched::whole(&incoming, &transferred, &[root.as_bytes(), place.as_bytes()])?;
         // Nothing changes on this disk any more, but what was being written when the GPU stopped stays as it was.
-        fetched.in_motion = in_motion::among(self.dir, self.base.as_ref(), &incoming, &[], None, &fetched.kept);
+        fetched.in_motion = in_motion::among(self.dir, self.base.as_ref(), &incoming, &[], None, &fetched.kept, &[]);
         // Nobody accepted anything about a disk that no person can see: the guard stays on.
         let rule = Deletions::Guarded {
             max_percent: self.binding.bind.max_deleted_percent,

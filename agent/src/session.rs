@@ -27,6 +27,9 @@ const LONGEST_ANSWER: usize = 1 << 20;
 /// Nobody reads more of what a machine complains about; it waits then.
 const MOST_COMPLAINTS: usize = 1 << 16;
 
+/// A machine that takes no question for this long is gone.
+const TAKEN_WITHIN: Duration = Duration::from_secs(10);
+
 /// How listening ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Listened {
@@ -42,7 +45,10 @@ impl Session {
     pub(crate) fn new(machine: Machine, mut child: Child) -> Self {
         Self {
             machine,
-            stdin: child.stdin.take(),
+            stdin: child
+                .stdin
+                .take()
+                .filter(|stdin| rustix::io::ioctl_fionbio(stdin, true).is_ok()),
             complained: Vec::new(),
             heard: Vec::new(),
             child,
@@ -51,8 +57,12 @@ impl Session {
 
     /// Puts a question. What is wrong with the connection shows when the answer is awaited.
     pub fn ask(&mut self, question: &[u8]) {
-        if let Some(stdin) = &mut self.stdin {
-            let _ = stdin.write_all(question).and_then(|()| stdin.flush());
+        if let Some(stdin) = &mut self.stdin
+            && !write_within(TAKEN_WITHIN, stdin, question)
+        {
+            // Half a question is worse than none.
+            self.stdin = None;
+            process::stop(&mut self.child);
         }
     }
 
@@ -90,7 +100,9 @@ impl Session {
                 return Ok(Some(taken));
             }
             match self.listen(until, bell) {
-                Listened::Heard if self.heard.len() < longest => {}
+                // A machine that talks without a pause must not hold us.
+                Listened::Heard if self.heard.len() < longest && Instant::now() < until => {}
+                Listened::Heard if self.heard.len() < longest => return take(&mut self.heard),
                 Listened::NotYet => return Ok(None),
                 Listened::Heard | Listened::Ended => return Err(self.failure()),
             }
@@ -148,6 +160,25 @@ impl Session {
     }
 }
 
+/// Writes all of it. Answers whether it was taken, as far as time tells.
+fn write_within(patience: Duration, pipe: &mut ChildStdin, mut question: &[u8]) -> bool {
+    let until = Instant::now() + patience;
+    while !question.is_empty() {
+        match pipe.write(question) {
+            Ok(written) => question = question.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                if !process::wait_for_any(&mut [PollFd::new(&*pipe, PollFlags::OUT)], until) {
+                    return false;
+                }
+            }
+            // Shows when the answer is awaited, with what the machine said last.
+            Err(_) => return true,
+        }
+    }
+    true
+}
+
 /// Reads what is there. Answers whether more may come.
 fn read_into(heard: &mut Vec<u8>, pipe: Option<&mut impl Read>) -> bool {
     let mut chunk = [0; 1 << 14];
@@ -166,5 +197,80 @@ impl Drop for Session {
         self.stdin = None;
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use warmspare_domain::ids::{AssociationId, Epoch, GpuId};
+    use warmspare_wire::agent::Host;
+
+    use super::*;
+    use crate::data_dir::DataDir;
+
+    fn session(script: &str) -> (tempfile::TempDir, Session) {
+        let place = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(place.path()).unwrap();
+        let host = Host {
+            address: "127.0.0.1".into(),
+            port: 22,
+            user: "nobody".into(),
+        };
+        let machine = Machine::new(&dir, &host, AssociationId::of(GpuId::vast(7)), Epoch::FIRST).unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let child = shell.stderr(Stdio::piped()).spawn().unwrap();
+        (place, Session::new(machine, child))
+    }
+
+    #[test]
+    fn answers_are_taken_one_by_one_and_an_end_is_one() {
+        let (_place, mut session) =
+            session("while read -r n; do printf 'answer %s;' $n; done; echo gone >&2; sleep 0.1");
+        for n in ["1", "2"] {
+            session.ask(format!("{n}\n").as_bytes());
+            let answer = session.answer(b";", Duration::from_secs(10)).unwrap();
+            assert_eq!(answer.unwrap(), format!("answer {n}").into_bytes());
+        }
+        assert!(session.answer(b";", Duration::from_millis(1)).unwrap().is_none());
+        session.stdin = None;
+        assert!(session.answer(b";", Duration::from_secs(10)).is_err());
+        assert_eq!(session.complained, b"gone\n");
+    }
+
+    #[test]
+    fn a_machine_that_talks_without_a_pause_holds_nobody() {
+        let (_place, mut session) = session("yes noise");
+        let forget = |heard: &mut Vec<u8>| {
+            heard.clear();
+            Ok(None::<()>)
+        };
+        assert!(
+            session
+                .next(Duration::from_millis(200), None, 1 << 20, forget)
+                .unwrap()
+                .is_none()
+        );
+        assert!(
+            session.answer(b";", Duration::from_secs(60)).is_err(),
+            "beyond the longest answer"
+        );
+    }
+
+    #[test]
+    fn complaints_without_end_hold_nobody_and_fill_nothing() {
+        let (_place, mut session) = session("yes noise >&2");
+        assert!(session.answer(b";", Duration::from_millis(200)).unwrap().is_none());
+        assert!(session.complained.len() < MOST_COMPLAINTS + (1 << 14));
+    }
+
+    #[test]
+    fn a_question_that_nobody_takes_is_given_up() {
+        let (_place, mut session) = session("sleep 60");
+        let stdin = session.stdin.as_mut().unwrap();
+        assert!(write_within(Duration::from_millis(100), stdin, b"short"));
+        assert!(!write_within(Duration::from_millis(100), stdin, &[b'x'; 1 << 20]));
     }
 }

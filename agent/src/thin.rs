@@ -11,7 +11,7 @@ use crate::state::PointFile;
 /// Up to which age, one recovery point is kept out of how long a stretch. Beyond the last age none is kept.
 const STRETCHES: [(Duration, Duration); 5] = [
     (Duration::from_secs(60), Duration::ZERO),
-    // Half a beat: every pass that was asked for stays, and of those of live mode every fourth.
+    // Half a beat: every pass that was asked for stays, and of those of live mode every third.
     (Duration::from_secs(10 * 60), Duration::from_secs(15)),
     (Duration::from_secs(60 * 60), Duration::from_secs(5 * 60)),
     (Duration::from_secs(24 * 3600), Duration::from_secs(3600)),

@@ -1,13 +1,15 @@
 //! Walking our own trees without ever following a symbolic link: a GPU chose their names and targets.
 
 use std::collections::HashSet;
-use std::fs::{self, Metadata};
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Gid, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use warmspare_domain::units::Bytes;
 
 use crate::rsync::PARTIAL;
@@ -204,6 +206,33 @@ pub fn inside(root: &Path, relative: &Path) -> Option<PathBuf> {
         }
     }
     Some(root.join(relative))
+}
+
+/// Opens a directory below another without following a link at any part of the way.
+///
+/// # Errors
+/// When something on the way is missing, or no directory.
+pub fn open_directory(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut here = root.try_clone_to_owned()?;
+    for part in path.components() {
+        here = rustix::fs::openat(&here, part.as_os_str(), flags, Mode::empty())?;
+    }
+    Ok(here)
+}
+
+/// Opens what lies below a directory without following a link at any part of the way, and without waiting for whoever sits at the
+/// other end of a pipe.
+///
+/// # Errors
+/// As [`open_directory`]; also when it cannot be opened in this way.
+pub fn open_below(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<File> {
+    let (parent, name) = match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => (open_directory(root, parent)?, name),
+        _ => (root.try_clone_to_owned()?, OsStr::new(".")),
+    };
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?.into())
 }
 
 /// What to do with an entry's children.

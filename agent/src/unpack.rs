@@ -171,7 +171,10 @@ impl Target {
     fn complete_directories(&mut self) {
         for (path, head) in std::mem::take(&mut self.directories).into_iter().rev() {
             let complete = |open: OwnedFd| head.attributes.give(open.as_fd());
-            if open_directory(self.root.as_fd(), &path).and_then(complete).is_err() {
+            if tree::open_directory(self.root.as_fd(), &path)
+                .and_then(complete)
+                .is_err()
+            {
                 self.in_the_way += 1;
             }
         }
@@ -253,26 +256,16 @@ fn descend(root: BorrowedFd<'_>, path: &Path, mode: Mode) -> io::Result<OwnedFd>
         let Component::Normal(part) = part else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        here = match open_directory(here.as_fd(), Path::new(part)) {
+        here = match tree::open_directory(here.as_fd(), Path::new(part)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match rustix::fs::mkdirat(&here, part, mode) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error.into()),
                 }
-                open_directory(here.as_fd(), Path::new(part))?
+                tree::open_directory(here.as_fd(), Path::new(part))?
             }
             other => other?,
         };
-    }
-    Ok(here)
-}
-
-/// Opens a directory without following a link at any part of its path.
-fn open_directory(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut here = root.try_clone_to_owned()?;
-    for part in path.components() {
-        here = rustix::fs::openat(&here, part.as_os_str(), flags, Mode::empty())?;
     }
     Ok(here)
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use warmspare_domain::ids::RecoveryPointId;
-use warmspare_domain::units::Timestamp;
+use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::Watcher;
 
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
-use crate::observer::{Failed, Observer, Told};
+use crate::observer::{Failed, Observer, PATIENCE, Told};
 use crate::process;
 use crate::ssh::Machine;
 use crate::state::{BindingFile, PointFile, SCHEMA};
@@ -28,6 +28,9 @@ const TRY_AGAIN: Duration = Duration::from_secs(5 * 60);
 
 /// How long a pass waits for a watcher that is still listing the tree.
 const PATIENCE_MS: u64 = 10_000;
+
+/// Where a last gasp has more to do, rsync does it after this long.
+const LITTLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// `watch.json`: where standby and watcher left off.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,21 +174,39 @@ impl Watching {
         Ok(told)
     }
 
-    /// Asks again over the session at hand: how the tree looks now, and what changed since a cursor, which acknowledges nothing. What is
-    /// there beyond `have` is handed over before that.
+    /// Asks again over the session at hand: how the tree looks now, and what changed since a cursor, which acknowledges nothing.
     #[must_use]
-    pub fn again(&mut self, peek: Option<Cursor>, have: Vec<Have>) -> Option<Result<Told, Failed>> {
+    pub fn again(&mut self, peek: Option<Cursor>) -> Option<Result<Told, Failed>> {
+        self.ask_again(PATIENCE, peek, Vec::new())
+    }
+
+    /// As [`Self::again`]. What is there beyond `have` is handed over before that.
+    #[must_use]
+    pub fn hand_over(&mut self, peek: Option<Cursor>, have: Vec<Have>, haste: Haste) -> Option<Result<Told, Failed>> {
+        let patience = match haste {
+            Haste::Calm => PATIENCE,
+            Haste::LastGasp => LITTLE_PATIENCE,
+        };
+        self.ask_again(patience, peek, have)
+    }
+
+    fn ask_again(&mut self, patience: Duration, peek: Option<Cursor>, have: Vec<Have>) -> Option<Result<Told, Failed>> {
         let (_, observer) = self.observer.as_mut()?;
         let question = Question {
             peek,
             hand: have,
             ..Question::default()
         };
-        let told = observer.query(&question);
+        let told = observer.query_within(patience, &question);
         if told.is_err() {
             self.observer = None;
         }
         Some(told)
+    }
+
+    /// What was asked and answered since the last pass, on the wire, as far as the session at hand knows.
+    pub fn take_wire_bytes(&mut self) -> Bytes {
+        Bytes(self.observer().map_or(0, Observer::take_wire_bytes))
     }
 
     /// The session at hand, for whoever waits for the next change.

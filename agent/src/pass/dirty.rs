@@ -22,6 +22,8 @@ pub(super) struct Brought {
     pub(super) done: Transferred,
     /// What changed after they were told, if the watcher can tell.
     pub(super) later: Option<Vec<PathBuf>>,
+    /// Files that were written in any case, also such that look as before.
+    pub(super) written: Vec<PathBuf>,
 }
 
 impl Pass<'_> {
@@ -53,7 +55,7 @@ impl Pass<'_> {
     }
 
     /// Nothing changed: the newest recovery point stands for now, too.
-    pub(super) fn nothing(&self, told: &Told, seen: &Seen) -> Result<PassReport, AgentError> {
+    pub(super) fn nothing(&self, watching: &mut Watching, told: &Told, seen: &Seen) -> Result<PassReport, AgentError> {
         self.check_tree(&told.reply.tree)?;
         let Some(base) = &self.base else {
             return Err(AgentError::Interrupted("there is no recovery point to confirm".into()));
@@ -61,7 +63,7 @@ impl Pass<'_> {
         let fetched = Fetched {
             files: base.point.files,
             bytes: base.point.bytes,
-            told_bytes: told.wire_bytes,
+            told_bytes: watching.take_wire_bytes(),
             ..Fetched::of(PassScope::Nothing)
         };
         let report = PassReport {
@@ -103,12 +105,13 @@ impl Pass<'_> {
         watching: &mut Watching,
         told: &Told,
     ) -> Result<PassReport, AgentError> {
-        let Brought { done, later } = match self.take_over(incoming, watching, told)? {
+        let Brought { done, later, written } = match self.take_over(incoming, watching, told)? {
             Some(brought) => brought,
             None => self.transfer_listed(incoming, watching, told)?,
         };
         let mut fetched = self.count_changes(incoming, &done, told)?;
-        fetched.in_motion = self.in_motion(incoming, &told.paths, later.as_deref(), &fetched.kept);
+        fetched.in_motion = self.in_motion(incoming, &told.paths, later.as_deref(), &fetched.kept, &written);
+        fetched.told_bytes = watching.take_wire_bytes();
         self.judge(&fetched)?;
         self.conclude(incoming, &done, &fetched)
     }
@@ -144,12 +147,16 @@ impl Pass<'_> {
             later = changed;
             Ok(look)
         })?;
-        Ok(Brought { done, later })
+        Ok(Brought {
+            done,
+            later,
+            written: Vec::new(),
+        })
     }
 
     /// How the tree looks now, and what changed since it was looked at first, if the watcher can tell.
     fn look_again(&self, watching: &mut Watching, told: &Told) -> Result<(Look, Option<Vec<PathBuf>>), AgentError> {
-        match watching.again(told.reply.cursor.clone(), Vec::new()) {
+        match watching.again(told.reply.cursor.clone()) {
             Some(Ok(later)) => {
                 let look = Look {
                     tree: later.reply.tree.clone(),
@@ -186,7 +193,6 @@ impl Pass<'_> {
             deleted: changed.deleted,
             kept,
             hard_links: incoming.hard_links || done.tally.hard_links,
-            told_bytes: told.wire_bytes,
             ..Fetched::of(PassScope::Changes)
         })
     }

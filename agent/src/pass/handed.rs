@@ -3,26 +3,27 @@
 //! Only files and directories that the copy has already are brought up to date so. What is new, gone, linked, large or in the middle of
 //! becoming something else is rsync's, which also judges new names by the user's excludes.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
-use warmspare_domain::units::Bytes;
 
 use super::Pass;
 use super::dirty::Brought;
 use crate::attributes::Attributes;
 use crate::error::AgentError;
 use crate::incoming::{Incoming, Start};
+use crate::link;
 use crate::observer::{Failed, Told};
 use crate::recovery_points::Sharing;
 use crate::rsync::Transferred;
-use crate::rsync_output::{Tally, Totals};
-use crate::tree;
+use crate::rsync_output::Tally;
+use crate::tree::open_below;
 use crate::watch::hand_over::hash_of;
-use crate::watch::protocol::{Copy, Handed, Have};
+use crate::watch::protocol::{Handed, Have, StandbyCopy};
 use crate::watching::{Haste, Watching};
 
 /// More entries are not handed over.
@@ -43,15 +44,16 @@ impl Pass<'_> {
         told: &Told,
     ) -> Result<Option<Brought>, AgentError> {
         let equals_base = incoming.start == Start::Fresh && incoming.sharing == Sharing::Snapshots;
-        let limited = self.haste == Haste::Calm && self.binding.bind.bandwidth_kib_per_s > 0;
-        if !equals_base || limited || told.reply.holes || !told.replaced.is_empty() {
+        // rsync keeps to a limit, and compresses. A last gasp has no time for either.
+        let frugal = self.binding.bind.bandwidth_kib_per_s > 0 || link::is_slow(self.dir);
+        let frugal = frugal && self.haste == Haste::Calm;
+        if !equals_base || frugal || told.reply.holes || !told.replaced.is_empty() {
             return Ok(None);
         }
-        let io = |error| AgentError::io("bring the copy up to date", error);
-        let Some(have) = copies(&incoming.path, &told.paths).map_err(io)? else {
+        let Some(have) = copies(&incoming.path, &told.paths)? else {
             return Ok(None);
         };
-        let later = match watching.again(told.reply.cursor.clone(), have.clone()) {
+        let later = match watching.hand_over(told.reply.cursor.clone(), have.clone(), self.haste) {
             Some(Ok(later)) => later,
             Some(Err(Failed::Broken(error))) => return Err(error),
             Some(Err(Failed::Missing(_))) | None => return Ok(None),
@@ -60,46 +62,46 @@ impl Pass<'_> {
         if later.reply.handed.is_empty() {
             return Ok(None);
         }
-        let mut tally = bring_up(&incoming.path, &told.paths, &have, &later).map_err(io)?;
-        tally.totals = Some(Totals {
-            wire_bytes: Bytes(later.wire_bytes),
-            ..Totals::default()
-        });
-        let done = Transferred {
-            tally,
-            ..Transferred::default()
-        };
-        let later = later.known();
-        Ok(Some(Brought { done, later }))
+        let (tally, written) = bring_up(&incoming.path, &told.paths, &have, &later)?;
+        Ok(Some(Brought {
+            done: Transferred {
+                tally,
+                ..Transferred::default()
+            },
+            later: later.known(),
+            written,
+        }))
     }
 }
 
 /// What a copy has at the paths; `None` when bringing that up to date takes more than little.
-fn copies(copy: &Path, paths: &[PathBuf]) -> io::Result<Option<Vec<Have>>> {
+fn copies(copy: &Path, paths: &[PathBuf]) -> Result<Option<Vec<Have>>, AgentError> {
     let names: usize = paths.iter().map(|path| path.as_os_str().len()).sum();
     if paths.len() > MOST_ENTRIES || names > MOST_NAMES {
         return Ok(None);
     }
+    let root = File::open(copy).map_err(on_the_disk)?;
     let mut compared = 0;
     let mut have = Vec::new();
     for path in paths {
-        let Some(here) = tree::inside(copy, path) else {
-            return Ok(None);
-        };
-        let is = match fs::symlink_metadata(&here) {
-            Ok(found) if found.is_dir() => Copy::Directory,
-            Ok(found) if found.is_file() && found.nlink() == 1 => {
-                compared += found.len();
-                if compared > MOST_COMPARED {
+        let is = match open_below(root.as_fd(), path, OFlags::RDONLY) {
+            Ok(mut open) => {
+                let found = open.metadata().map_err(on_the_disk)?;
+                if found.is_dir() {
+                    StandbyCopy::Directory
+                } else if found.is_file() && found.nlink() == 1 && compared + found.len() <= MOST_COMPARED {
+                    compared += found.len();
+                    StandbyCopy::File {
+                        size: found.len(),
+                        hash: hash_of(&mut open, found.len()).map_err(on_the_disk)?,
+                    }
+                } else {
                     return Ok(None);
                 }
-                Copy::File {
-                    size: found.len(),
-                    hash: hash_of(&mut open_file(&here)?, found.len())?,
-                }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Copy::Nothing,
-            Ok(_) | Err(_) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => StandbyCopy::Nothing,
+            // A symbolic link, or something below what is no directory.
+            Err(_) => return Ok(None),
         };
         let path = path.as_os_str().as_encoded_bytes().to_vec();
         have.push(Have { path, is });
@@ -107,51 +109,49 @@ fn copies(copy: &Path, paths: &[PathBuf]) -> io::Result<Option<Vec<Have>>> {
     Ok(Some(have))
 }
 
-/// Writes what was handed over, and counts it.
-fn bring_up(copy: &Path, paths: &[PathBuf], have: &[Have], later: &Told) -> io::Result<Tally> {
-    let mut tally = Tally::default();
-    let mut content = later.content.as_slice();
-    let wrong = || {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the watcher hands over what it was not asked for",
-        )
-    };
+/// Writes what was handed over. Answers its count and the files that were written.
+fn bring_up(copy: &Path, paths: &[PathBuf], have: &[Have], later: &Told) -> Result<(Tally, Vec<PathBuf>), AgentError> {
+    let unasked = || AgentError::Rsync("the GPU's watcher hands over what it was not asked for".into());
     if later.reply.handed.len() != have.len() {
-        return Err(wrong());
+        return Err(unasked());
     }
+    let root = File::open(copy).map_err(on_the_disk)?;
+    let open = |path: &Path, flags| open_below(root.as_fd(), path, flags).map_err(on_the_disk);
+    let (mut tally, mut written) = (Tally::default(), Vec::new());
+    let mut content = later.content.as_slice();
     for ((path, have), handed) in paths.iter().zip(have).zip(&later.reply.handed) {
-        let here = tree::inside(copy, path).ok_or_else(wrong)?;
         match (&have.is, handed) {
-            (Copy::File { size, .. }, Handed::File { from, more, attributes }) if *from == 0 || from == size => {
-                let length = usize::try_from(*more).map_err(|_| wrong())?;
-                let (new, rest) = content.split_at_checked(length).ok_or_else(wrong)?;
+            (StandbyCopy::File { size, .. }, Handed::File { from, more, attributes }) if *from == 0 || from == size => {
+                let length = usize::try_from(*more).map_err(|_| unasked())?;
+                let (new, rest) = content.split_at_checked(length).ok_or_else(unasked)?;
                 content = rest;
-                let differs = bring_up_file(&here, *size, (*from, new), attributes)?;
-                tally.differences += u64::from(differs);
-                tally.changed_files += u64::from(differs);
+                let file = open(path, OFlags::RDWR)?;
+                if bring_up_file(&file, *size, (*from, new), attributes).map_err(on_the_disk)? {
+                    tally.differences += 1;
+                    tally.changed_files += 1;
+                    written.push(path.clone());
+                }
             }
-            (Copy::Directory, Handed::Directory(attributes)) => {
-                let open = open(&here, OFlags::DIRECTORY, OpenOptions::new().read(true))?;
-                tally.differences += u64::from(give(&open, attributes)?);
+            (StandbyCopy::Directory, Handed::Directory(attributes)) => {
+                let directory = open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                tally.differences += u64::from(give(&directory, attributes).map_err(on_the_disk)?);
             }
-            (Copy::Nothing, Handed::Nothing) => {}
-            (Copy::File { .. } | Copy::Directory | Copy::Nothing, _) => return Err(wrong()),
+            (StandbyCopy::Nothing, Handed::Nothing) => {}
+            (StandbyCopy::File { .. } | StandbyCopy::Directory | StandbyCopy::Nothing, _) => return Err(unasked()),
         }
     }
-    Ok(tally)
+    Ok((tally, written))
 }
 
 /// Answers whether the file was any different.
-fn bring_up_file(path: &Path, size: u64, (from, new): (u64, &[u8]), attributes: &Attributes) -> io::Result<bool> {
-    let file = open_file(path)?;
+fn bring_up_file(file: &File, size: u64, (from, new): (u64, &[u8]), attributes: &Attributes) -> io::Result<bool> {
     let longer = from + new.len() as u64;
     let differs = !new.is_empty() || longer != size;
     if differs {
         file.write_all_at(new, from)?;
         file.set_len(longer)?;
     }
-    Ok(give(&file, attributes)? || differs)
+    Ok(give(file, attributes)? || differs)
 }
 
 /// Gives attributes to what has others. Answers whether it had.
@@ -163,18 +163,14 @@ fn give(open: &File, attributes: &Attributes) -> io::Result<bool> {
     Ok(differs)
 }
 
-fn open_file(path: &Path) -> io::Result<File> {
-    open(path, OFlags::empty(), OpenOptions::new().read(true).write(true))
-}
-
-fn open(path: &Path, more: OFlags, options: &mut OpenOptions) -> io::Result<File> {
-    options
-        .custom_flags((OFlags::NOFOLLOW | more).bits().cast_signed())
-        .open(path)
+fn on_the_disk(error: io::Error) -> AgentError {
+    AgentError::io("bring the copy up to date", error)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::source::Tree;
     use crate::watch::hand_over::hand_over;
@@ -200,7 +196,6 @@ mod tests {
             paths: vec![],
             replaced: vec![],
             content: content.to_vec(),
-            wire_bytes: 0,
         }
     }
 
@@ -238,8 +233,8 @@ mod tests {
         let have = copies(copy.path(), &listed).unwrap().unwrap();
         let (handed, content) = hand_over(gpu.path(), &have).unwrap();
         assert_eq!(content, b"toostep 2\nnew words");
-        let tally = bring_up(copy.path(), &listed, &have, &told(handed, &content)).unwrap();
-        assert_eq!(tally.changed_files, 4, "times differ, too");
+        let (tally, written) = bring_up(copy.path(), &listed, &have, &told(handed, &content)).unwrap();
+        assert_eq!((tally.changed_files, written.len()), (4, 4), "times differ, too");
         for (name, _) in files {
             let (there, here) = (gpu.path().join(name), copy.path().join(name));
             assert_eq!(fs::read(&there).unwrap(), fs::read(&here).unwrap(), "{name}");
@@ -250,8 +245,8 @@ mod tests {
         }
         let have = copies(copy.path(), &listed).unwrap().unwrap();
         let (handed, content) = hand_over(gpu.path(), &have).unwrap();
-        let tally = bring_up(copy.path(), &listed, &have, &told(handed, &content)).unwrap();
-        assert_eq!((content.len(), tally.differences), (0, 0));
+        let (tally, written) = bring_up(copy.path(), &listed, &have, &told(handed, &content)).unwrap();
+        assert_eq!((content.len(), tally.differences, written.len()), (0, 0, 0));
     }
 
     #[test]

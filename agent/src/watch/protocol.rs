@@ -43,13 +43,13 @@ pub struct Have {
     /// The path, relative to the tree.
     pub path: Vec<u8>,
     /// What is there.
-    pub is: Copy,
+    pub is: StandbyCopy,
 }
 
 /// The standby's copy of one entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Copy {
+pub enum StandbyCopy {
     /// A regular file.
     File {
         /// Its size in bytes.

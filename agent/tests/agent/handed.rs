@@ -135,10 +135,13 @@ fn what_is_more_than_little_takes_rsync() {
     };
     write(&gpu.tree().join("work/large"), noise(9 << 20));
     pass(&gpu, &standby);
-    let large: [Operation; 5] = [
+    let large: [Operation; 6] = [
         ("a new file", |t| write(&t.join("work/new"), "new")),
         ("a deletion", |t| fs::remove_file(t.join("work/1")).unwrap()),
         ("a long end", |t| append(&t.join("work/2"), &noise(300 << 10))),
+        ("a file of some size, rewritten", |t| {
+            write(&t.join("work/3"), noise(40 << 10))
+        }),
         ("the end of a large file", |t| append(&t.join("work/large"), b"end")),
         ("a hundred files", |t| {
             (0..100).for_each(|n| write(&t.join(format!("work/many-{n}")), "many"))

@@ -92,7 +92,7 @@ pub fn estimate(input: &EstimateInput) -> Result<Estimate, NoPrice> {
     monthly.push(line(input.control_plane.0.clone(), input.control_plane.1));
     let data_gb = u64::from(input.data_gb);
     let restore = match &input.market {
-        Some((price, _)) => MicroUsd(price.upload_per_gb.0.saturating_mul(data_gb)),
+        Some((price, _)) => times(price.upload_per_gb, data_gb),
         None => prices::egress(&input.region).times(data_gb).micro(),
     };
     let (prices_of, sources) = origins(input, &monthly);
@@ -131,10 +131,21 @@ fn at_market(input: &EstimateInput, price: &MarketPrice, synced_gb: u64) -> Vec<
             MicroUsd(price.per_hour.0.saturating_mul(prices::HOURS_PER_MONTH)),
         ),
         line(
-            format!("{synced_gb} GB taken in, at the standby host's price"),
-            MicroUsd(price.download_per_gb.0.saturating_mul(synced_gb)),
+            format!("{synced_gb} GB taken in, at {}", whose(price.download_per_gb)),
+            times(price.download_per_gb, synced_gb),
         ),
     ]
+}
+
+fn whose(price_per_gb: Option<MicroUsd>) -> &'static str {
+    match price_per_gb {
+        Some(_) => "the standby host's price",
+        None => "a price that its host does not tell",
+    }
+}
+
+fn times(price_per_gb: Option<MicroUsd>, gb: u64) -> MicroUsd {
+    MicroUsd(price_per_gb.unwrap_or(MicroUsd(0)).0.saturating_mul(gb))
 }
 
 /// When the machine's price was true, and where prices come from.
@@ -189,13 +200,12 @@ fn words(input: &EstimateInput, estimate: &Estimate) -> String {
     }
     let _ = writeln!(
         table,
-        "a restore of {} GB, once: {:.2} USD of traffic out of {}",
+        "a restore of {} GB, once: {:.2} USD of traffic {}",
         input.data_gb,
         estimate.micro_usd_per_restore.dollars(),
-        if input.market.is_some() {
-            "the standby's host"
-        } else {
-            "Google"
+        match &input.market {
+            Some((price, _)) => format!("at {}", whose(price.upload_per_gb)),
+            None => "out of Google".to_owned(),
         }
     );
     for source in &estimate.sources {
@@ -309,8 +319,8 @@ mod tests {
         let price = MarketPrice {
             what: "a machine with RTX 3060".to_owned(),
             per_hour: MicroUsd(50_000),
-            download_per_gb: MicroUsd(1000),
-            upload_per_gb: MicroUsd(20_000),
+            download_per_gb: Some(MicroUsd(1000)),
+            upload_per_gb: Some(MicroUsd(20_000)),
         };
         input.market = Some((price, Timestamp::from_millis(1_795_441_530_250)));
         let estimate = estimate(&input).unwrap();
@@ -322,10 +332,15 @@ mod tests {
         for part in [
             "100 GB of disk: ",
             "a machine with RTX 3060 at Vast",
-            "out of the standby's host",
+            "traffic at the standby host's price",
         ] {
             assert!(estimate.table.contains(part), "{part}: {}", estimate.table);
         }
         assert!(!estimate.table.contains("Google"), "{}", estimate.table);
+        if let Some((price, _)) = &mut input.market {
+            price.upload_per_gb = None;
+        }
+        let unknown = super::estimate(&input).unwrap().table;
+        assert!(unknown.contains("at a price that its host does not tell"), "{unknown}");
     }
 }

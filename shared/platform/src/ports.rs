@@ -501,10 +501,10 @@ pub struct MarketPrice {
     pub what: String,
     /// What an hour costs, its storage included.
     pub per_hour: MicroUsd,
-    /// What a GB costs that the standby pulls.
-    pub download_per_gb: MicroUsd,
-    /// What a GB costs that it sends.
-    pub upload_per_gb: MicroUsd,
+    /// What a GB costs that the standby pulls, if the host says so.
+    pub download_per_gb: Option<MicroUsd>,
+    /// What a GB costs that it sends, if the host says so.
+    pub upload_per_gb: Option<MicroUsd>,
 }
 
 /// Why an agent did not answer.

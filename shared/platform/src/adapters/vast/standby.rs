@@ -232,16 +232,19 @@ impl Standbys for VastStandbys {
             return self.offered(gpu, machine).await.map(Some);
         };
         let rows = self.find_surely(&self.label(standby)?).await?;
-        let Some(row) = rows.machines.first() else {
+        let paid = rows.machines.first().and_then(|row| {
+            Some(MarketPrice {
+                what: in_words(row),
+                per_hour: MicroUsd::from_dollars(row.dph_total?)?,
+                download_per_gb: row.inet_down_cost.and_then(MicroUsd::from_dollars),
+                upload_per_gb: row.inet_up_cost.and_then(MicroUsd::from_dollars),
+            })
+        });
+        match paid {
+            Some(paid) => Ok(Some(paid)),
             // It is being made, or lost its machine: it costs what the next one would.
-            return self.offered(gpu, machine).await.map(Some);
-        };
-        Ok(Some(MarketPrice {
-            what: in_words(row),
-            per_hour: dollars(row.dph_total),
-            download_per_gb: dollars(row.inet_down_cost),
-            upload_per_gb: dollars(row.inet_up_cost),
-        }))
+            None => self.offered(gpu, machine).await.map(Some),
+        }
     }
 }
 

@@ -36,7 +36,7 @@ struct Fit {
     what: String,
     per_hour: MicroUsd,
     /// What a GB costs that comes in, and one that goes out.
-    traffic_per_gb: (MicroUsd, MicroUsd),
+    traffic_per_gb: (Option<MicroUsd>, Option<MicroUsd>),
     /// With a day's traffic, for comparison.
     with_traffic: u64,
 }
@@ -178,7 +178,10 @@ fn fitting(row: &OfferRow, cpu_only: bool, disk_gb: u32, cap: MicroUsd, avoid: P
         id: row.id?,
         what: model.map_or_else(|| "a CPU machine".to_owned(), |model| format!("a machine with {model}")),
         per_hour,
-        traffic_per_gb: (dollars(row.inet_down_cost), dollars(row.inet_up_cost)),
+        traffic_per_gb: (
+            row.inet_down_cost.and_then(MicroUsd::from_dollars),
+            row.inet_up_cost.and_then(MicroUsd::from_dollars),
+        ),
         with_traffic: per_hour.0.saturating_add(traffic.0),
     })
 }
