@@ -280,7 +280,7 @@ def newest_point(data):
     import json
 
     newest = max((path.name for path in (data / "recovery-points").iterdir()), default=None)
-    taken = time.mktime(time.strptime(newest[:15], "%Y%m%dT%H%M%S")) - time.timezone if newest else 0
+    taken = time.mktime(time.strptime(newest[:15], "%Y%m%dT%H%M%S")) - time.timezone + float("0" + newest[15:19]) if newest else 0
     try:
         confirmed = json.loads((data / "confirmed.json").read_text())
         at = confirmed["at"]
