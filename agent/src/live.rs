@@ -97,11 +97,10 @@ pub fn with_confirmation(dir: &DataDir, report: PassReport) -> PassReport {
 ///
 /// # Errors
 /// When one of the agent's files cannot be read.
-pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<Woken, AgentError> {
+pub fn wait(dir: &DataDir, bell: &Bell, watching: &mut Watching, started: Instant) -> Result<Woken, AgentError> {
     let Some(goal) = Goal::find(dir)? else {
         return Ok(Woken::ToStop);
     };
-    let bell = Bell::hang(dir);
     // What a pass brings is as old as its start, and the next one will take about as long.
     let every = LAG.saturating_sub(started.elapsed()).max(LEAST);
     let rest = || every.saturating_sub(started.elapsed());
@@ -122,9 +121,11 @@ pub fn wait(dir: &DataDir, watching: &mut Watching, started: Instant) -> Result<
         let Some(observer) = watching.observer() else {
             return Ok(Woken::ToStop);
         };
-        let wait = if rest().is_zero() { every } else { rest() };
-        let until = *asked.get_or_insert_with(|| goal.ask(observer, wait));
-        match observer.hear(bell.patience(LOOK_AROUND), Some(&bell)) {
+        let until = *asked.get_or_insert_with(|| {
+            let wait = if rest().is_zero() { every } else { rest() };
+            goal.ask(observer, wait)
+        });
+        match observer.hear(bell.patience(LOOK_AROUND), Some(bell)) {
             Ok(None) if Instant::now() <= until.here + PATIENCE => {}
             Ok(Some(told)) => match goal.meaning(&told) {
                 // The watcher looked after its whole wait, so nothing had changed by then. One that answers sooner is none of ours.

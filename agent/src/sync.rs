@@ -3,6 +3,7 @@
 //! Every request has a number, stored before anybody acts on it. A pass serves its own number and all before, so "a pass that
 //! started before the request is not enough" is a comparison of two numbers, and a kill forgets nothing.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::process::Child;
 use std::thread;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use warmspare_wire::agent::{Halt, PassFailure, PassFailureKind, PassReport, Sync, Urgency};
 
+use crate::bell::Bell;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
@@ -121,12 +123,14 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
         process::log(&error.message());
     }
     let mut watching = Watching::default();
+    // Kept for as long as we live: taking it down takes the system 20 ms, which a last gasp would wait for.
+    let bell = OnceCell::new();
     loop {
         match next(dir)? {
             Next::Pass(number, haste) => {
                 let started = Instant::now();
                 if pass(dir, &lock, &mut watching, number, haste)? == Ended::Complete {
-                    stay(dir, &lock, &mut watching, started)?;
+                    stay(dir, &lock, &bell, &mut watching, started)?;
                 }
             }
             Next::Rest(decision) => {
@@ -191,12 +195,19 @@ fn run(dir: &DataDir, lock: &File, watching: &mut Watching, number: u64, haste: 
 
 /// Goes on by itself for as long as the lease lasts, nobody asks for a pass, and passes complete. Points are thinned out by the
 /// passes that were asked for.
-fn stay(dir: &DataDir, lock: &File, watching: &mut Watching, mut started: Instant) -> Result<(), AgentError> {
+fn stay(
+    dir: &DataDir,
+    lock: &File,
+    bell: &OnceCell<Bell>,
+    watching: &mut Watching,
+    mut started: Instant,
+) -> Result<(), AgentError> {
     if live::leased_until(dir).is_none() {
         return Ok(());
     }
     recovery_points::empty_trash(dir);
-    while live::wait(dir, watching, started)? == Woken::ByChange {
+    let bell = bell.get_or_init(|| Bell::hang(dir));
+    while live::wait(dir, bell, watching, started)? == Woken::ByChange {
         let Some(number) = number_of_our_own(dir)? else {
             break;
         };
