@@ -60,17 +60,17 @@ impl Attributes {
         Ok(rustix::fs::futimens(open, &self.times())?)
     }
 
-    /// As [`Self::give`]; afterwards the file has these and no others.
+    /// Gives them to a file or directory that has those others; afterwards it has these and no others.
     ///
     /// # Errors
     /// As [`Self::give`].
-    pub fn replace_those_of(&self, open: &File) -> io::Result<()> {
-        for (name, _) in extended(open)? {
-            if !self.extended.iter().any(|(wanted, _)| *wanted == name) {
-                rustix::fs::fremovexattr(open, &*name)?;
+    pub fn replace(&self, others: &Self, open: BorrowedFd<'_>) -> io::Result<()> {
+        for (name, _) in &others.extended {
+            if !self.extended.iter().any(|(wanted, _)| wanted == name) {
+                rustix::fs::fremovexattr(open, &**name)?;
             }
         }
-        self.give(std::os::fd::AsFd::as_fd(open))
+        self.give(open)
     }
 
     /// User and group, as system calls take them.

@@ -242,20 +242,9 @@ fn plain(name: &[u8]) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::Tree;
 
     fn told(paths: &[u8]) -> Result<Told, Failed> {
-        let reply = Reply {
-            number: 1,
-            tree: Tree::Gone,
-            cursor: None,
-            changes: Changes::Complete,
-            holes: false,
-            directories: 0,
-            checkpoints: vec![],
-            handed: vec![],
-        };
-        understand(reply, paths.to_vec())
+        understand(Reply::bare(), paths.to_vec())
     }
 
     #[test]

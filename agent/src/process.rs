@@ -159,10 +159,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>
 pub fn wait_for_any(sources: &mut [PollFd<'_>], until: Instant) -> bool {
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        // Too long a wait is cut, and begun again.
-        let at_most = Timespec::try_from(left.min(Duration::from_secs(3600))).ok();
-        match poll(sources, at_most.as_ref()) {
-            Ok(0) if left > Duration::from_secs(3600) => {}
+        match poll(sources, Timespec::try_from(left).ok().as_ref()) {
             Ok(ready) => return ready > 0,
             Err(Errno::INTR) => {}
             // The system lacks memory for a moment.

@@ -204,31 +204,20 @@ impl Drop for Session {
 mod tests {
     use std::process::{Command, Stdio};
 
-    use warmspare_domain::ids::{AssociationId, Epoch, GpuId};
-    use warmspare_wire::agent::Host;
-
     use super::*;
-    use crate::data_dir::DataDir;
+    use crate::ssh::tests::machine;
 
-    fn session(script: &str) -> (tempfile::TempDir, Session) {
-        let place = tempfile::tempdir().unwrap();
-        let dir = DataDir::open(place.path()).unwrap();
-        let host = Host {
-            address: "127.0.0.1".into(),
-            port: 22,
-            user: "nobody".into(),
-        };
-        let machine = Machine::new(&dir, &host, AssociationId::of(GpuId::vast(7)), Epoch::FIRST).unwrap();
+    fn session(script: &str) -> Session {
+        let machine = machine("127.0.0.1", "nobody").unwrap();
         let mut shell = Command::new("sh");
         shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let child = shell.stderr(Stdio::piped()).spawn().unwrap();
-        (place, Session::new(machine, child))
+        Session::new(machine, child)
     }
 
     #[test]
     fn answers_are_taken_one_by_one_and_an_end_is_one() {
-        let (_place, mut session) =
-            session("while read -r n; do printf 'answer %s;' $n; done; echo gone >&2; sleep 0.1");
+        let mut session = session("while read -r n; do printf 'answer %s;' $n; done; echo gone >&2; sleep 0.1");
         for n in ["1", "2"] {
             session.ask(format!("{n}\n").as_bytes());
             let answer = session.answer(b";", Duration::from_secs(10)).unwrap();
@@ -242,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_talks_without_a_pause_holds_nobody() {
-        let (_place, mut session) = session("yes noise");
+        let mut session = session("yes noise");
         let forget = |heard: &mut Vec<u8>| {
             heard.clear();
             Ok(None::<()>)
@@ -261,14 +250,14 @@ mod tests {
 
     #[test]
     fn complaints_without_end_hold_nobody_and_fill_nothing() {
-        let (_place, mut session) = session("yes noise >&2");
+        let mut session = session("yes noise >&2");
         assert!(session.answer(b";", Duration::from_millis(200)).unwrap().is_none());
         assert!(session.complained.len() < MOST_COMPLAINTS + (1 << 14));
     }
 
     #[test]
     fn a_question_that_nobody_takes_is_given_up() {
-        let (_place, mut session) = session("sleep 60");
+        let mut session = session("sleep 60");
         let stdin = session.stdin.as_mut().unwrap();
         assert!(write_within(Duration::from_millis(100), stdin, b"short"));
         assert!(!write_within(Duration::from_millis(100), stdin, &[b'x'; 1 << 20]));

@@ -492,11 +492,12 @@ pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use warmspare_domain::ids::GpuId;
 
-    fn machine(address: &str, user: &str) -> Result<Machine, AgentError> {
+    /// A machine that nobody need be able to reach.
+    pub(crate) fn machine(address: &str, user: &str) -> Result<Machine, AgentError> {
         let place = tempfile::tempdir().unwrap();
         let dir = DataDir::open(place.path()).unwrap();
         let host = Host {

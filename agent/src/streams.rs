@@ -515,10 +515,8 @@ impl Drop for Counted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data_dir::DataDir;
+    use crate::ssh::tests::machine;
     use std::collections::HashMap;
-    use warmspare_domain::ids::{AssociationId, Epoch, GpuId};
-    use warmspare_wire::agent::Host;
 
     fn file(name: &str, size: u64, seconds: i64) -> Entry {
         Entry {
@@ -535,13 +533,7 @@ mod tests {
 
     fn plan(list: &[Entry], survey: &Survey) -> Vec<String> {
         let place = tempfile::tempdir().unwrap();
-        let dir = DataDir::open(place.path()).unwrap();
-        let host = Host {
-            address: "10.0.0.1".into(),
-            port: 22,
-            user: "root".into(),
-        };
-        let machine = Machine::new(&dir, &host, AssociationId::of(GpuId::vast(7)), Epoch::FIRST).unwrap();
+        let machine = machine("10.0.0.1", "root").unwrap();
         let filling = Filling {
             machine: &machine,
             program: None,

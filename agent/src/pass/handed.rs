@@ -156,11 +156,12 @@ fn bring_up_file(file: &File, size: u64, (from, new): (u64, &[u8]), attributes: 
 
 /// Gives attributes to what has others. Answers whether it had.
 fn give(open: &File, attributes: &Attributes) -> io::Result<bool> {
-    let differs = Attributes::of(open)? != *attributes;
-    if differs {
-        attributes.replace_those_of(open)?;
+    let others = Attributes::of(open)?;
+    if others == *attributes {
+        return Ok(false);
     }
-    Ok(differs)
+    attributes.replace(&others, open.as_fd())?;
+    Ok(true)
 }
 
 fn on_the_disk(error: io::Error) -> AgentError {
@@ -172,27 +173,19 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::source::Tree;
     use crate::watch::hand_over::hand_over;
-    use crate::watch::protocol::{Changes, Reply};
+    use crate::watch::protocol::Reply;
 
     fn paths(names: &[&str]) -> Vec<PathBuf> {
         names.iter().map(PathBuf::from).collect()
     }
 
     fn told(handed: Vec<Handed>, content: &[u8]) -> Told {
-        let reply = Reply {
-            number: 1,
-            tree: Tree::Gone,
-            cursor: None,
-            changes: Changes::Complete,
-            holes: false,
-            directories: 0,
-            checkpoints: vec![],
-            handed,
-        };
         Told {
-            reply,
+            reply: Reply {
+                handed,
+                ..Reply::bare()
+            },
             paths: vec![],
             replaced: vec![],
             content: content.to_vec(),

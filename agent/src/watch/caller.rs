@@ -5,11 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::hand_over::hand_over;
 use super::protocol::{Handed, Hello, Question};
 use crate::frame::write_frame;
+use crate::process::wait_for_any;
 
 /// A reader that takes no answer for this long is gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,12 +43,13 @@ impl Caller {
     /// What its question asks to be handed over.
     pub(super) fn hand_over(&self, tree: &Path) -> Option<(Vec<Handed>, Vec<u8>)> {
         let (question, _) = self.question.as_ref()?;
-        hand_over(tree, &question.hand)
+        // A watcher that is only waited for must not open the tree at each event.
+        (!question.hand.is_empty()).then(|| hand_over(tree, &question.hand))?
     }
 
     pub(super) fn hear(&mut self) {
         let mut here = [PollFd::new(&self.stream, PollFlags::IN)];
-        if !poll(&mut here, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {
+        if !wait_for_any(&mut here, Instant::now()) {
             return;
         }
         let mut chunk = [0; 4096];

@@ -122,6 +122,21 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// One that says nothing, for tests to say something with.
+    #[cfg(test)]
+    pub(crate) fn bare() -> Self {
+        Self {
+            number: 1,
+            tree: Tree::Gone,
+            cursor: None,
+            changes: Changes::Complete,
+            holes: false,
+            directories: 0,
+            checkpoints: Vec::new(),
+            handed: Vec::new(),
+        }
+    }
+
     /// How many bytes of content follow the paths.
     #[must_use]
     pub fn content(&self) -> u64 {

@@ -126,6 +126,7 @@ fn a_real_cpu_offer_is_taken_before_any_gpu_and_storage_never_is() {
             let gpu = running_gpu(stage).await?;
             let offered = estimate(stage, gpu).await?;
             assert!(word(&offered["table"]).contains("a CPU machine at Vast"), "{offered:#}");
+            assert_eq!(others(stage, &[gpu]).len(), 0, "an estimate rented something");
             created(stage, gpu).await?;
             await_phase(stage, gpu, &["protected"]).await?;
             let paid = estimate(stage, gpu).await?;

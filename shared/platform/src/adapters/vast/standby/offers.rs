@@ -33,10 +33,7 @@ const GB_A_DAY: f64 = 10.0;
 #[derive(Debug, Clone, PartialEq)]
 struct Fit {
     id: u64,
-    what: String,
-    per_hour: MicroUsd,
-    /// What a GB costs that comes in, and one that goes out.
-    traffic_per_gb: (Option<MicroUsd>, Option<MicroUsd>),
+    price: MarketPrice,
     /// With a day's traffic, for comparison.
     with_traffic: u64,
 }
@@ -66,7 +63,7 @@ impl VastStandbys {
                         } else {
                             "no CPU offer at Vast will do; the cheapest acceptable one"
                         };
-                        tracing::info!(gpu.id = %gpu, standby.name = %label, reason = why, "rented {} for {} an hour on demand as a standby", fit.what, fit.per_hour);
+                        tracing::info!(gpu.id = %gpu, standby.name = %label, reason = why, "rented {} for {} an hour on demand as a standby", fit.price.what, fit.price.per_hour);
                         self.settle_in(gpu).await;
                         return Ok(());
                     }
@@ -83,12 +80,7 @@ impl VastStandbys {
         let disk_gb = machine.disk_gb.max(LEAST_DISK_GB);
         for cpu_only in [true, false] {
             if let Some(fit) = self.fits(cpu_only, disk_gb, avoid).await?.into_iter().next() {
-                return Ok(MarketPrice {
-                    what: fit.what,
-                    per_hour: fit.per_hour,
-                    download_per_gb: fit.traffic_per_gb.0,
-                    upload_per_gb: fit.traffic_per_gb.1,
-                });
+                return Ok(fit.price);
             }
         }
         Err(self.none_offered(disk_gb, "none is offered"))
@@ -176,12 +168,12 @@ fn fitting(row: &OfferRow, cpu_only: bool, disk_gb: u32, cap: MicroUsd, avoid: P
     let model = row.gpu_name.clone().filter(|_| !cpu_only);
     Some(Fit {
         id: row.id?,
-        what: model.map_or_else(|| "a CPU machine".to_owned(), |model| format!("a machine with {model}")),
-        per_hour,
-        traffic_per_gb: (
-            row.inet_down_cost.and_then(MicroUsd::from_dollars),
-            row.inet_up_cost.and_then(MicroUsd::from_dollars),
-        ),
+        price: MarketPrice {
+            what: model.map_or_else(|| "a CPU machine".to_owned(), |model| format!("a machine with {model}")),
+            per_hour,
+            download_per_gb: row.inet_down_cost.and_then(MicroUsd::from_dollars),
+            upload_per_gb: row.inet_up_cost.and_then(MicroUsd::from_dollars),
+        },
         with_traffic: per_hour.0.saturating_add(traffic.0),
     })
 }
