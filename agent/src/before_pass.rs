@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::error::AgentError;
-use crate::rsync::Wish;
-use crate::ssh::{Machine, last_words};
+use crate::process::last_words;
+use crate::ssh::Machine;
+use crate::wish::Wish;
 
 /// A pass waits so long for it, and a little longer for the machine to end it.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -7,7 +7,8 @@ use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::identity;
-use crate::source::{self, Look, Marker, MarkerFound, RsyncThere, Tree};
+use crate::marker::{self, Marker, MarkerFound, Tree};
+use crate::source::{self, Look, RsyncThere};
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, REQUEST_LOCK};
 use crate::sync;
@@ -97,10 +98,10 @@ fn reach(machine: &Machine, bind: &Bind, contact: Contact) -> Result<(), AgentEr
     machine.connect()?;
     let look = source::look(machine, &bind.source_path)?;
     if look.rsync == RsyncThere::Missing {
-        return Err(source::no_rsync(machine));
+        return Err(machine.no_rsync());
     }
     let ours = Marker {
-        schema: source::SCHEMA,
+        schema: marker::SCHEMA,
         association: bind.association,
         epoch: bind.epoch,
     };

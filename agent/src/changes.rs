@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
+use crate::marker::MARKER_DIRECTORY;
 use crate::process;
-use crate::rsync::PARTIAL;
-use crate::source::MARKER_DIRECTORY;
-use crate::ssh::last_words;
-use crate::tree;
+use crate::rsync_output::Seen;
+use crate::tree::{self, PARTIAL};
 
 /// Copying one file beside itself without its content, or filtering a few directories.
 const MOMENT: Duration = Duration::from_secs(600);
@@ -105,7 +104,8 @@ fn copied_directories(
     new: &BTreeSet<PathBuf>,
     filters: &[String],
 ) -> Result<BTreeSet<PathBuf>, AgentError> {
-    let io = |error| AgentError::io("find out which new directories are excluded", error);
+    const DOING: &str = "find out which new directories are excluded";
+    let io = |error| AgentError::io(DOING, error);
     let place = dir.file("filter");
     tree::remove(&place).map_err(io)?;
     let (all, copied) = (place.join("all"), place.join("copied"));
@@ -131,9 +131,7 @@ fn copied_directories(
         b"",
         MOMENT,
     )?;
-    if done.code != Some(0) {
-        return Err(AgentError::Rsync(last_words(&done.stderr)));
-    }
+    done.success(DOING)?;
     let found = new.iter().filter(|path| copied.join(path).is_dir()).cloned().collect();
     tree::remove(&place).map_err(io)?;
     Ok(found)
@@ -163,7 +161,8 @@ pub fn write_list(dir: &DataDir, paths: &[PathBuf]) -> Result<PathBuf, AgentErro
 /// # Errors
 /// When the disk is full or fails.
 pub fn separate(tree: &Path, paths: &[PathBuf]) -> Result<bool, AgentError> {
-    let io = |error| AgentError::io("give a file a copy of its own", error);
+    const DOING: &str = "give a file a copy of its own";
+    let io = |error| AgentError::io(DOING, error);
     let mut any = false;
     for path in paths {
         let Some(here) = tree::inside(tree, path) else {
@@ -180,13 +179,7 @@ pub fn separate(tree: &Path, paths: &[PathBuf]) -> Result<bool, AgentError> {
             b"",
             MOMENT,
         )?;
-        if done.code != Some(0) {
-            let _ = fs::remove_file(&apart);
-            return Err(match done.stderr.contains("No space left") {
-                true => AgentError::DiskFull,
-                false => io(io::Error::other(last_words(&done.stderr))),
-            });
-        }
+        done.success(DOING).inspect_err(|_| drop(fs::remove_file(&apart)))?;
         fs::rename(&apart, &here).map_err(io)?;
         any = true;
     }
@@ -294,15 +287,6 @@ pub fn missed(found: &[(PathBuf, Seen)], told: &BTreeSet<PathBuf>) -> u64 {
             .any(|part| !part.as_os_str().is_empty() && told.contains(part)),
     };
     found.iter().filter(|(path, seen)| !was_told(path, *seen)).count() as u64
-}
-
-/// What a full scan saw of one path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
-    /// It is new or not as it was.
-    Changed,
-    /// It is gone.
-    Deleted,
 }
 
 #[cfg(test)]

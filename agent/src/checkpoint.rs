@@ -11,7 +11,7 @@ use warmspare_domain::ids::CheckpointName;
 
 use crate::checkpoints::{KEPT, LONGEST, MISSED, MOST, NamedFile, PLACE, SCHEMA, WANTED, Wanted, is_plain};
 use crate::clock;
-use crate::source::MARKER_DIRECTORY;
+use crate::marker::MARKER_DIRECTORY;
 use crate::watch;
 
 /// How often a waiting script looks.

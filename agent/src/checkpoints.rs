@@ -14,7 +14,7 @@ use warmspare_domain::ids::{CheckpointName, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
 
 use crate::error::AgentError;
-use crate::source::MARKER_DIRECTORY;
+use crate::marker::MARKER_DIRECTORY;
 use crate::ssh::Machine;
 use crate::tree;
 

@@ -10,8 +10,8 @@ use crate::clock;
 use crate::error::AgentError;
 use crate::guard::{self, Deletions, Loss};
 use crate::incoming::Incoming;
+use crate::process::last_words;
 use crate::rsync::Transferred;
-use crate::ssh::last_words;
 use crate::state::PassUnderWay;
 use crate::tree;
 

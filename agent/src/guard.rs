@@ -2,7 +2,7 @@
 
 use warmspare_domain::halt::HaltReason;
 
-use crate::source::{Content, Marker, MarkerFound, Tree};
+use crate::marker::{Content, Marker, MarkerFound, Tree};
 
 /// Below this many deleted files the deletion guard stays silent: in a small tree any share is soon reached.
 const FEW_FILES: u64 = 20;

@@ -6,11 +6,8 @@ use std::process::Command;
 
 use crate::data_dir::{DataDir, make_private};
 use crate::error::AgentError;
-use crate::process;
-use crate::ssh::{COMMAND_LIMIT, last_words};
-
-/// Where the private half lies in the data directory.
-pub const IDENTITY: &str = "identity/id_ed25519";
+use crate::process::{self, COMMAND_LIMIT};
+use crate::ssh::IDENTITY;
 
 /// Makes the standby's key pair unless it exists, and reads its public half.
 ///
@@ -28,7 +25,8 @@ pub fn identity(dir: &DataDir) -> Result<String, AgentError> {
 
 fn make_identity(dir: &DataDir) -> Result<(), AgentError> {
     let fresh = dir.file("identity.new");
-    let io = |error| AgentError::io("make the standby's key pair", error);
+    const DOING: &str = "make the standby's key pair";
+    let io = |error| AgentError::io(DOING, error);
     if fresh.exists() {
         fs::remove_dir_all(&fresh).map_err(io)?;
     }
@@ -40,9 +38,7 @@ fn make_identity(dir: &DataDir) -> Result<(), AgentError> {
         b"",
         COMMAND_LIMIT,
     )?;
-    if finished.code != Some(0) {
-        return Err(io(std::io::Error::other(last_words(&finished.stderr))));
-    }
+    finished.success(DOING)?;
     make_private(&fresh.join("id_ed25519"), 0o600).map_err(io)?;
     fs::rename(&fresh, dir.file("identity")).map_err(io)
 }

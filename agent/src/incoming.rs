@@ -11,10 +11,9 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::process;
 use crate::recovery_points::{self, Sharing, discard, make_subvolume, tree_of};
-use crate::rsync::{PARTIAL, Transfer};
-use crate::ssh::last_words;
+use crate::rsync::Transfer;
 use crate::state::{IncomingFile, PointFile, Touched};
-use crate::tree;
+use crate::tree::{self, PARTIAL};
 use crate::watch::protocol::Cursor;
 
 /// Putting one file or directory back; the largest takes its copying time.
@@ -133,7 +132,8 @@ impl Incoming {
     }
 
     fn put_back_one(&self, before: Option<&Path>, here: &Path) -> Result<(), AgentError> {
-        let io = |error| AgentError::io("put back a file's last good version", error);
+        const DOING: &str = "put back a file's last good version";
+        let io = |error| AgentError::io(DOING, error);
         let found = fs::symlink_metadata(here).ok();
         let is_directory = found.as_ref().is_some_and(fs::Metadata::is_dir);
         // Written in place, a file that broke off is neither old nor new. Elsewhere rsync never let it become visible.
@@ -159,11 +159,7 @@ impl Incoming {
             b"",
             COPY_LIMIT,
         )?;
-        match done.code {
-            Some(0) => Ok(()),
-            _ if done.stderr.contains("No space left") => Err(AgentError::DiskFull),
-            _ => Err(io(std::io::Error::other(last_words(&done.stderr)))),
-        }
+        done.success(DOING).map(drop)
     }
 
     fn disarm(&mut self) -> Result<(), AgentError> {

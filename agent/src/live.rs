@@ -13,10 +13,10 @@ use crate::bell::Bell;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
+use crate::marker::{Content, Marker, MarkerFound, Tree};
 use crate::observer::{Observer, Told};
 use crate::process::SELF;
 use crate::recovery_points::{self, Sharing, tree_of};
-use crate::source::{Content, Marker, MarkerFound, Tree};
 use crate::watch::protocol::{Changes, Question};
 use crate::watching::{self, Watching};
 

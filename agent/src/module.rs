@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
+use crate::marker::{MARKER_DIRECTORY, MarkerFound, read_marker};
 use crate::process;
 use crate::rsync::judge_module;
-use crate::source::{MARKER_DIRECTORY, MarkerFound, read_marker};
 use crate::ssh::Machine;
 
 /// Fetching the marker takes a moment, unless the host is in trouble.

@@ -8,9 +8,11 @@ use crate::checkpoints::{MOST, Wanted};
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::frame::{LONGEST, take_frame};
+use crate::marker::MARKER_DIRECTORY;
+use crate::process::last_words;
 use crate::program::{self, NotPushed};
 use crate::session::Session;
-use crate::ssh::{Machine, last_words};
+use crate::ssh::Machine;
 use crate::watch::protocol::{Changes, Question, REPLACED, Reply};
 use crate::watch::relay::{GREETING, GREETING_END};
 use crate::watching::Haste;
@@ -235,7 +237,7 @@ fn plain(name: &[u8]) -> Option<PathBuf> {
     let normal = path.components().all(|part| matches!(part, Component::Normal(_)));
     // Spelled as we spell it: no double or closing slash, no dot on the way.
     let rebuilt: PathBuf = path.components().collect();
-    let ours = path.starts_with(crate::source::MARKER_DIRECTORY);
+    let ours = path.starts_with(MARKER_DIRECTORY);
     (normal && rebuilt.as_os_str() == path.as_os_str() && !ours && name.len() < 4096).then_some(rebuilt)
 }
 

@@ -27,16 +27,18 @@ use crate::guard::{self, Deletions};
 use crate::in_motion;
 use crate::incoming::{self, Incoming, Scope, Start};
 use crate::link;
+use crate::marker::Tree;
 use crate::observer::Told;
 use crate::recovery_points::{self, Sharing};
 use crate::reserve;
-use crate::rsync::{Transfer, Transferred, Wish};
+use crate::rsync::{Transfer, Transferred};
 use crate::rsync_output::Tally;
-use crate::source::{self, Look, RsyncThere, Tree, Watched};
+use crate::source::{Look, RsyncThere, Watched};
 use crate::ssh::{Connection, Machine};
 use crate::state::{BindingFile, IncomingFile, PassUnderWay, PointFile, REQUEST_LOCK, Touched};
 use crate::watch::protocol::Changes;
 use crate::watching::{self, Haste, Plan, Seen, Watching, trusted};
+use crate::wish::Wish;
 
 use self::checkpoints::Checkpoints;
 use self::seeding::Backlog;
@@ -210,7 +212,7 @@ impl<'a> Pass<'a> {
         self.check(&look)?;
         match look.rsync {
             RsyncThere::Present => Ok(look),
-            RsyncThere::Missing => Err(source::no_rsync(&self.machine)),
+            RsyncThere::Missing => Err(self.machine.no_rsync()),
         }
     }
 

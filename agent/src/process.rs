@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
-use crate::rsync::Wish;
+use crate::wish::{GLANCE, Wish};
 
 /// This program, also after a newer one was put in its place.
 pub const SELF: &str = "/proc/self/exe";
@@ -22,8 +22,8 @@ pub const SELF: &str = "/proc/self/exe";
 /// The hidden verb that ties a program's life to its parent's.
 pub const TIED: &str = "tied";
 
-/// How often the caller may look whether the work is still wanted.
-const GLANCE: Duration = Duration::from_millis(100);
+/// How long a fixed command may take: it answers at once or the machine is in trouble.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(40);
 
 /// What a program that ended left.
 #[derive(Debug)]
@@ -34,6 +34,20 @@ pub struct Finished {
     pub stdout: Vec<u8>,
     /// Its standard error, as text.
     pub stderr: String,
+}
+
+impl Finished {
+    /// Its standard output, if it succeeded at `doing` something on our disk.
+    ///
+    /// # Errors
+    /// What its last words say; [`AgentError::DiskFull`] when they say that.
+    pub fn success(self, doing: &str) -> Result<Vec<u8>, AgentError> {
+        match self.code {
+            Some(0) => Ok(self.stdout),
+            _ if self.stderr.contains("No space left") => Err(AgentError::DiskFull),
+            _ => Err(AgentError::io(doing, io::Error::other(last_words(&self.stderr)))),
+        }
+    }
 }
 
 /// Runs a program to its end, or kills it at the deadline.
@@ -171,9 +185,17 @@ pub fn wait_for_any(sources: &mut [PollFd<'_>], until: Instant) -> bool {
     }
 }
 
+/// The last line that says something, fit for a message.
+#[must_use]
+pub fn last_words(words: &str) -> String {
+    let line = words.lines().rev().find(|line| !line.trim().is_empty());
+    let line = line.unwrap_or("no reason given").trim();
+    line.chars().take(300).flat_map(char::escape_debug).collect()
+}
+
 /// The outcome when a program cannot be started.
-pub fn cannot_start(name: &str, error: std::io::Error) -> AgentError {
-    if error.kind() != std::io::ErrorKind::NotFound {
+pub fn cannot_start(name: &str, error: io::Error) -> AgentError {
+    if error.kind() != io::ErrorKind::NotFound {
         return AgentError::io(format!("start {name}"), error);
     }
     let (program, remedy) = match name {
@@ -196,13 +218,13 @@ pub fn tied(program: &str) -> Command {
 }
 
 /// Becomes the program, after asking the kernel to end it when `parent` ends. Returns only when that fails.
-pub fn become_tied(parent: u32, program: &OsStr, arguments: &[std::ffi::OsString]) -> std::io::Error {
+pub fn become_tied(parent: u32, program: &OsStr, arguments: &[std::ffi::OsString]) -> io::Error {
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         return error.into();
     }
     let alive = rustix::process::getppid().map(Pid::as_raw_nonzero);
     if alive.map(|pid| pid.get().unsigned_abs()) != Some(parent) {
-        return std::io::Error::other("the worker is gone");
+        return io::Error::other("the worker is gone");
     }
     Command::new(program).args(arguments).exec()
 }
@@ -258,7 +280,7 @@ pub fn detach(dir: &DataDir, verb: &str) -> Result<Child, AgentError> {
 
 /// Notes something in the worker's log. On a full disk the note is lost and the work goes on.
 pub fn log(words: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{} {words}", crate::clock::now());
+    let _ = writeln!(io::stderr().lock(), "{} {words}", crate::clock::now());
 }
 
 /// Leaves the caller's session: its end, or its terminal's, no longer reaches this process.

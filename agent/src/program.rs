@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
-use crate::process::SELF;
-use crate::ssh::{Answered, Machine};
+use crate::process::{Finished, SELF};
+use crate::ssh::Machine;
 
 // The program arrives whole or not at all: its length is checked, and only a rename gives it its name. Scripts on the GPU call it by
 // one that stays. Never through a link: a GPU may have put one there that leads elsewhere.
@@ -90,12 +90,12 @@ pub fn push(machine: &Machine, path: &str, name: &str) -> Result<(), NotPushed> 
     let mut input = format!("{path}\n{name}\n{}\n", program.len()).into_bytes();
     input.extend(program);
     match machine.run(PUSH, &input) {
-        Ok(Answered { code: Some(0), .. }) => Ok(()),
-        Ok(Answered { code: Some(code), .. }) => Err(NotPushed::Refused(format!(
+        Ok(Finished { code: Some(0), .. }) => Ok(()),
+        Ok(Finished { code: Some(code), .. }) => Err(NotPushed::Refused(format!(
             "our program cannot be put into the tree's .warmspare directory (exit code {code})"
         ))),
         // It was cut off, which says nothing about the machine.
-        Ok(Answered { code: None, .. }) => Err(NotPushed::Broken(AgentError::Interrupted("ssh was stopped".into()))),
+        Ok(Finished { code: None, .. }) => Err(NotPushed::Broken(AgentError::Interrupted("ssh was stopped".into()))),
         Err(AgentError::Interrupted(words)) => Err(NotPushed::Refused(words)),
         Err(error) => Err(NotPushed::Broken(error)),
     }

@@ -18,7 +18,6 @@ use warmspare_wire::agent::PointChoice;
 use crate::data_dir::{DataDir, sync_parent};
 use crate::error::AgentError;
 use crate::process;
-use crate::ssh::last_words;
 use crate::state::{PointFile, REQUEST_LOCK, RestoreStage};
 use crate::{thin, tree};
 
@@ -338,15 +337,5 @@ fn btrfs_answers() -> bool {
 
 fn btrfs(verb: &[&str], paths: &[&Path]) -> Result<(), AgentError> {
     let done = process::run(Command::new("btrfs").args(verb).args(paths), b"", BTRFS_LIMIT)?;
-    if done.code == Some(0) {
-        return Ok(());
-    }
-    let words = last_words(&done.stderr);
-    if words.contains("No space left") {
-        return Err(AgentError::DiskFull);
-    }
-    Err(AgentError::io(
-        format!("btrfs {}", verb.join(" ")),
-        io::Error::other(words),
-    ))
+    done.success(&format!("btrfs {}", verb.join(" "))).map(drop)
 }

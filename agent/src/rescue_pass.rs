@@ -11,15 +11,16 @@ use crate::fetched::Fetched;
 use crate::guard::{self, Deletions};
 use crate::in_motion;
 use crate::incoming::{self, Incoming, Scope};
+use crate::marker::{Content, MarkerFound, Tree};
 use crate::module;
 use crate::pass::start_after;
 use crate::recovery_points;
 use crate::rescue::still_allowed;
 use crate::reserve;
-use crate::rsync::{Transfer, Transferred, Wish};
-use crate::source::{Content, MarkerFound, Tree};
+use crate::rsync::{Transfer, Transferred};
 use crate::ssh::Machine;
 use crate::state::{BindingFile, PassUnderWay, PointFile, REQUEST_LOCK};
+use crate::wish::Wish;
 
 /// A rescue, from its first look to its recovery point.
 pub struct RescuePass<'a> {

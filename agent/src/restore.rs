@@ -18,12 +18,13 @@ use crate::inventory::{self, Entry};
 use crate::process;
 use crate::program::{self, NotPushed};
 use crate::recovery_points::{self, tree_of};
-use crate::rsync::{Transfer, Wish};
+use crate::rsync::Transfer;
 use crate::source;
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, PointFile, REQUEST_LOCK, RESTORE_LOCK, RestoreFile, RestoreStage};
 use crate::streams::{Filling, Whole};
 use crate::verify::{Comparison, Differences};
+use crate::wish::Wish;
 
 /// The hidden verb of the worker.
 pub const WORKER: &str = "restore-worker";

@@ -14,16 +14,11 @@ use warmspare_wire::agent::Progress;
 
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
-use crate::process::{self, cannot_start};
+use crate::process::{self, cannot_start, last_words};
 use crate::rsync_output::{Complaint, Line, Tally, read_complaint};
-use crate::source;
-use crate::ssh::{Machine, last_words};
-
-/// Where rsync keeps the beginning of a file whose transfer broke off, beside the file.
-pub const PARTIAL: &str = ".warmspare-partial";
-
-/// How often the caller may look whether the work is still wanted.
-const GLANCE: Duration = Duration::from_millis(100);
+use crate::ssh::Machine;
+use crate::tree::PARTIAL;
+use crate::wish::{GLANCE, Wish};
 
 /// Every one of them may name a file that is remembered.
 const COMPLAINTS_AT_MOST: u64 = 200_000;
@@ -61,15 +56,6 @@ pub struct Transferred {
     pub kept: Vec<Vec<u8>>,
     /// Files that were gone when their turn came.
     pub vanished: u64,
-}
-
-/// Whether the work is still wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
-    /// Go on.
-    GoOn,
-    /// Stop, for this reason.
-    Stop(&'static str),
 }
 
 impl Transfer {
@@ -435,11 +421,11 @@ impl Heard {
                 Some(line) => Err(AgentError::Rsync(last_words(&line))),
                 None => Err(AgentError::Rsync(last_words(&self.words))),
             },
-            Some(127) => Err(source::no_rsync(machine)),
+            Some(127) => Err(machine.no_rsync()),
             Some(12 | 255)
                 if self.words.contains("rsync: command not found") || self.words.contains("rsync: not found") =>
             {
-                Err(source::no_rsync(machine))
+                Err(machine.no_rsync())
             }
             Some(255) => Err(machine.failure(&self.words)),
             // No greeting came: ssh said why. A daemon that did greet says `@ERROR`.

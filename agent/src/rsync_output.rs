@@ -3,7 +3,14 @@
 use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::Progress;
 
-use crate::changes::Seen;
+/// What a full scan saw of one path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// It is new or not as it was.
+    Changed,
+    /// It is gone.
+    Deleted,
+}
 
 /// More changed names than this are not kept.
 pub const MOST_NAMED: usize = 200_000;

@@ -2,73 +2,12 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use warmspare_domain::ids::{AssociationId, Epoch};
-
 use crate::checkpoints::{MOST, Wanted};
 use crate::error::AgentError;
+use crate::marker::{Content, Marker, MarkerFound, Tree, read_marker};
+use crate::process::last_words;
 use crate::session::Session;
-use crate::ssh::{Machine, last_words};
-
-/// Where the marker lies in the tree. The whole directory is left out of copies.
-pub const MARKER_DIRECTORY: &str = ".warmspare";
-
-/// The version of [`Marker`].
-pub const SCHEMA: u32 = 1;
-
-/// What binding writes into the GPU's tree: whose it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Marker {
-    /// [`SCHEMA`].
-    pub schema: u32,
-    /// The association that the tree belongs to.
-    pub association: AssociationId,
-    /// The epoch it was bound under.
-    pub epoch: Epoch,
-}
-
-/// The synced path on the GPU, as it was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tree {
-    /// There is nothing at the path.
-    Gone,
-    /// There is something, but no directory.
-    NotADirectory,
-    /// There is a directory that the login may not enter.
-    Closed,
-    /// A directory.
-    Directory {
-        /// Its path without symbolic links: rsync names files by it.
-        path: Vec<u8>,
-        /// Whether it holds anything besides our marker.
-        content: Content,
-        /// Our marker.
-        marker: MarkerFound,
-    },
-}
-
-/// Whether a tree holds anything besides our marker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Content {
-    /// Nothing.
-    Empty,
-    /// Something.
-    Some,
-}
-
-/// The marker, as it was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MarkerFound {
-    /// There is none.
-    Missing,
-    /// There is one that no version of ours wrote.
-    Unreadable,
-    /// This one.
-    Is(Marker),
-}
+use crate::ssh::Machine;
 
 /// What the other machine looks like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -263,21 +202,11 @@ pub fn mark(machine: &Machine, path: &str, marker: Marker) -> Result<(), AgentEr
 pub fn make_target(machine: &Machine, path: &str) -> Result<(), AgentError> {
     match machine.run(MAKE, format!("{path}\n").as_bytes())?.code {
         Some(0) => Ok(()),
-        Some(92) => Err(no_rsync(machine)),
+        Some(92) => Err(machine.no_rsync()),
         code => Err(AgentError::Rsync(format!(
             "{} cannot make the directory {path:?}, exit code {code:?}",
             machine.shown()
         ))),
-    }
-}
-
-/// The outcome when the other machine has no rsync.
-#[must_use]
-pub fn no_rsync(machine: &Machine) -> AgentError {
-    AgentError::ProgramMissing {
-        program: "rsync",
-        place: machine.shown(),
-        remedy: "apt-get update && apt-get install -y rsync",
     }
 }
 
@@ -321,15 +250,6 @@ fn read_look(output: &[u8]) -> Option<Look> {
         rsync,
         checkpoints,
     })
-}
-
-/// Understands the marker file.
-#[must_use]
-pub fn read_marker(bytes: &[u8]) -> MarkerFound {
-    match serde_json::from_slice::<Marker>(bytes) {
-        Ok(marker) if marker.schema <= SCHEMA => MarkerFound::Is(marker),
-        Ok(_) | Err(_) => MarkerFound::Unreadable,
-    }
 }
 
 #[cfg(test)]

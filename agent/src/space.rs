@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use warmspare_domain::units::Bytes;
+use warmspare_wire::agent::DiskSpace;
+
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::process;
 use crate::recovery_points;
-use crate::ssh::last_words;
-use crate::status;
 
 /// Share of the disk, in percent, that is kept free for the next pass by giving up old recovery points.
 const KEPT_FREE_PERCENT: u64 = 10;
@@ -36,9 +37,23 @@ pub fn make_room(dir: &DataDir) -> Result<(), AgentError> {
     Ok(())
 }
 
+/// The data disk.
+///
+/// # Errors
+/// When it cannot be measured.
+pub fn disk(dir: &DataDir) -> Result<DiskSpace, AgentError> {
+    let found =
+        rustix::fs::statvfs(dir.root()).map_err(|error| AgentError::io("measure the data disk", error.into()))?;
+    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(found.f_frsize));
+    Ok(DiskSpace {
+        total: bytes(found.f_blocks),
+        free: bytes(found.f_bavail),
+    })
+}
+
 fn is_short(dir: &DataDir) -> Result<bool, AgentError> {
-    let disk = status::disk(dir)?;
-    Ok(disk.free.0.saturating_mul(100) < disk.total.0.saturating_mul(KEPT_FREE_PERCENT))
+    let found = disk(dir)?;
+    Ok(found.free.0.saturating_mul(100) < found.total.0.saturating_mul(KEPT_FREE_PERCENT))
 }
 
 /// Grows the file system to its device, when that was enlarged. Nothing happens where it cannot: not root, not btrfs, no such device.
@@ -55,7 +70,7 @@ pub fn follow_device(dir: &DataDir) -> Result<(), AgentError> {
     let Some(device_size) = size_of(&mount.source) else {
         return Ok(());
     };
-    if device_size <= status::disk(dir)?.total.0.saturating_add(ROUNDING) {
+    if device_size <= disk(dir)?.total.0.saturating_add(ROUNDING) {
         return Ok(());
     }
     let done = process::run(
@@ -65,12 +80,9 @@ pub fn follow_device(dir: &DataDir) -> Result<(), AgentError> {
         b"",
         LIMIT,
     )?;
-    if done.code == Some(0) {
-        process::log("the data disk was enlarged; its file system grew to it");
-        return Ok(());
-    }
-    let words = std::io::Error::other(last_words(&done.stderr));
-    Err(AgentError::io("grow the file system to its disk", words))
+    done.success("grow the file system to its disk")?;
+    process::log("the data disk was enlarged; its file system grew to it");
+    Ok(())
 }
 
 struct Mount {

@@ -13,16 +13,15 @@ use warmspare_wire::agent::Host;
 
 use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
-use crate::identity::IDENTITY;
-use crate::process::{self, Finished, cannot_start};
-use crate::rsync::Wish;
+use crate::process::{self, COMMAND_LIMIT, Finished, cannot_start, last_words};
 use crate::session::Session;
+use crate::wish::Wish;
+
+/// Where the private half of the standby's key lies in the data directory.
+pub const IDENTITY: &str = "identity/id_ed25519";
 
 const KNOWN_HOSTS: &str = "known_hosts";
 const KNOWN_MODULE_HOSTS: &str = "known_module_hosts";
-
-/// How long a fixed command may take: it answers at once or the machine is in trouble.
-pub const COMMAND_LIMIT: Duration = Duration::from_secs(40);
 
 /// A machine that we reach over SSH, and the name its host key is pinned under.
 #[derive(Debug, Clone)]
@@ -31,15 +30,6 @@ pub struct Machine {
     host: Host,
     alias: String,
     lane: usize,
-}
-
-/// What a command on the other machine left.
-#[derive(Debug)]
-pub struct Answered {
-    /// Its exit code.
-    pub code: Option<i32>,
-    /// Its standard output.
-    pub stdout: Vec<u8>,
 }
 
 /// Whether a connection is known to work.
@@ -203,7 +193,7 @@ impl Machine {
     ///
     /// # Errors
     /// As [`Self::connect`]; also when the connection breaks.
-    pub fn run(&self, fixed_command: &'static str, input: &[u8]) -> Result<Answered, AgentError> {
+    pub fn run(&self, fixed_command: &'static str, input: &[u8]) -> Result<Finished, AgentError> {
         self.run_while(fixed_command, input, COMMAND_LIMIT, &|| Wish::GoOn)
     }
 
@@ -217,11 +207,11 @@ impl Machine {
         input: &[u8],
         limit: Duration,
         wish: &dyn Fn() -> Wish,
-    ) -> Result<Answered, AgentError> {
+    ) -> Result<Finished, AgentError> {
         let attempt = || process::run_while(&mut self.command(fixed_command), input, limit, wish);
         let finished = attempt()?;
         if finished.code != Some(255) {
-            return Ok(answered(finished));
+            return Ok(finished);
         }
         // The kept connection may have died with the machine's last life: once more over a fresh one.
         self.disconnect();
@@ -230,7 +220,7 @@ impl Machine {
         if finished.code == Some(255) {
             return Err(self.failure(&finished.stderr));
         }
-        Ok(answered(finished))
+        Ok(finished)
     }
 
     /// Starts one of our fixed commands and leaves it open for questions.
@@ -316,6 +306,16 @@ impl Machine {
     /// When the known hosts cannot be rewritten.
     pub fn unpin(&self) -> Result<(), AgentError> {
         self.repin(|lines| lines.retain(|line| !self.is_ours(line)))
+    }
+
+    /// The outcome when it has no rsync.
+    #[must_use]
+    pub fn no_rsync(&self) -> AgentError {
+        AgentError::ProgramMissing {
+            program: "rsync",
+            place: self.shown(),
+            remedy: "apt-get update && apt-get install -y rsync",
+        }
     }
 
     /// What ssh's last words mean.
@@ -453,21 +453,6 @@ impl Machine {
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let path = self.dir.file(KNOWN_HOSTS);
         self.dir.replace(&path, text.as_bytes(), Durability::SurvivesPowerLoss)
-    }
-}
-
-/// The last line that says something, fit for a message.
-#[must_use]
-pub fn last_words(words: &str) -> String {
-    let line = words.lines().rev().find(|line| !line.trim().is_empty());
-    let line = line.unwrap_or("no reason given").trim();
-    line.chars().take(300).flat_map(char::escape_debug).collect()
-}
-
-fn answered(finished: Finished) -> Answered {
-    Answered {
-        code: finished.code,
-        stdout: finished.stdout,
     }
 }
 

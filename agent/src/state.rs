@@ -8,7 +8,7 @@ use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress,
 use crate::checkpoints::Kept;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
-use crate::source::{self, Marker};
+use crate::marker::{self, Marker};
 use crate::watch::protocol::Cursor;
 
 /// The version of every file in this module.
@@ -57,7 +57,7 @@ impl BindingFile {
     #[must_use]
     pub fn marker(&self) -> Marker {
         Marker {
-            schema: source::SCHEMA,
+            schema: marker::SCHEMA,
             association: self.association(),
             epoch: self.epoch(),
         }

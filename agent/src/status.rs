@@ -2,7 +2,7 @@
 
 use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::{
-    Binding, DiskSpace, PassActivity, PassReport, Points, RecoveryPoint, RestoreActivity, RestoreTarget, Source, Status,
+    Binding, PassActivity, PassReport, Points, RecoveryPoint, RestoreActivity, RestoreTarget, Source, Status,
 };
 
 use crate::clock;
@@ -10,7 +10,7 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::recovery_points;
 use crate::state::{BindingFile, PASS_LOCK, PointFile, State};
-use crate::{live, rescue, restore, sync, traffic, tree};
+use crate::{live, rescue, restore, space, sync, traffic, tree};
 
 /// How the standby stands, for the control plane and for people. Changes nothing.
 ///
@@ -39,7 +39,7 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
             host: job.target,
         }),
         restore: restoring(dir)?,
-        disk: disk(dir)?,
+        disk: space::disk(dir)?,
         watcher: dir.watch_file().watcher,
         live_until: live::leased_until(dir),
         rescue: rescue::activity(dir)?,
@@ -119,18 +119,4 @@ fn restoring(dir: &DataDir) -> Result<RestoreActivity, AgentError> {
         None => Ok(RestoreActivity::Never),
         Some(job) => restore::activity(dir, job),
     }
-}
-
-/// The data disk.
-///
-/// # Errors
-/// When it cannot be measured.
-pub fn disk(dir: &DataDir) -> Result<DiskSpace, AgentError> {
-    let found =
-        rustix::fs::statvfs(dir.root()).map_err(|error| AgentError::io("measure the data disk", error.into()))?;
-    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(found.f_frsize));
-    Ok(DiskSpace {
-        total: bytes(found.f_blocks),
-        free: bytes(found.f_bavail),
-    })
 }

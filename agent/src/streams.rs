@@ -22,9 +22,9 @@ use crate::error::AgentError;
 use crate::inventory::{Entry, Kind, LARGE, Share, Turn};
 use crate::process;
 use crate::progress::{Done, Meter};
-use crate::rsync::Wish;
 use crate::ssh::{Machine, fingerprint};
 use crate::survey::{Survey, There, survey};
+use crate::wish::{GLANCE, Wish};
 
 /// One bundle: small enough that a broken one costs little, large enough that starting two programs for it does not count.
 const BUNDLE: (usize, u64) = (8192, 128 << 20);
@@ -37,8 +37,6 @@ const WORTH_IT: (u64, u64) = (48, 4 << 20);
 
 /// More connections than this help nobody: by then the disk or the link is the limit.
 const LANES_AT_MOST: usize = 4;
-
-const GLANCE: Duration = Duration::from_millis(100);
 
 // Fixed text; path and name come over standard input, and then the stream.
 const UNPACK: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && IFS= read -r n && cd \"$p\" || exit 91; \

@@ -12,10 +12,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::inventory::{Entry, Kind};
-use crate::rsync::Wish;
 use crate::ssh::Machine;
 use crate::tree::{self, Walk};
 use crate::unpack::PARTS;
+use crate::wish::{GLANCE, Wish};
 
 /// What the target has of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub fn survey(
         let (sender, receiver) = channel();
         scope.spawn(move || sender.send(read(stdout, list)));
         let found = loop {
-            match receiver.recv_timeout(Duration::from_millis(100)) {
+            match receiver.recv_timeout(GLANCE) {
                 Ok(found) => break found,
                 Err(RecvTimeoutError::Timeout) if watch() == Wish::GoOn && Instant::now() < until => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break None,

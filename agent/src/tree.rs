@@ -12,7 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use warmspare_domain::units::Bytes;
 
-use crate::rsync::PARTIAL;
+/// Where rsync keeps the beginning of a file whose transfer broke off, beside the file.
+pub const PARTIAL: &str = ".warmspare-partial";
 
 /// What a tree holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -14,11 +14,12 @@ use crate::error::AgentError;
 use crate::inventory::{self, Entry, Share};
 use crate::progress::{Done, Meter};
 use crate::recovery_points::{self, tree_of};
-use crate::rsync::{Transfer, Wish};
+use crate::rsync::Transfer;
 use crate::source;
 use crate::ssh::Machine;
 use crate::state::PointFile;
 use crate::streams;
+use crate::wish::{GLANCE, Wish};
 
 /// What a comparison found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -151,7 +152,7 @@ impl Reading<'_> {
             let mut looked: Option<Instant> = None;
             while self.busy.load(Ordering::SeqCst) > 0 {
                 thread::sleep(Duration::from_millis(5));
-                if looked.is_some_and(|at| at.elapsed() < Duration::from_millis(100)) {
+                if looked.is_some_and(|at| at.elapsed() < GLANCE) {
                     continue;
                 }
                 let now = Instant::now();

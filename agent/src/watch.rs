@@ -29,8 +29,8 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::checkpoints::{Wanted, wanted_in};
 use crate::frame::write_frame;
+use crate::marker::MARKER_DIRECTORY;
 use crate::process::wait_for_any;
-use crate::source::MARKER_DIRECTORY;
 use caller::Caller;
 use directories::{Directories, Lost};
 use dirty::{Change, Dirty, Settled, Since, settle};

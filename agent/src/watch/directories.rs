@@ -18,7 +18,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use super::dirty::Change;
-use crate::source::MARKER_DIRECTORY;
+use crate::marker::MARKER_DIRECTORY;
 
 /// The number of a watched directory.
 type Number = i32;

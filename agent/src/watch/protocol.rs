@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attributes::Attributes;
 use crate::checkpoints::Wanted;
-use crate::source::Tree;
+use crate::marker::Tree;
 
 /// How far the changes of one watcher are known: "everything up to here".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

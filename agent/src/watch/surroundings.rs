@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::source::{self, Content, MARKER_DIRECTORY, MarkerFound, Tree};
+use crate::marker::{Content, MARKER_DIRECTORY, MarkerFound, Tree, read_marker};
 
 /// Device and inode.
 pub(super) type Identity = (u64, u64);
@@ -37,7 +37,7 @@ fn marker(tree: &Path) -> MarkerFound {
     }
     let mut bytes = Vec::new();
     match File::open(&path).and_then(|file| file.take(4096).read_to_end(&mut bytes)) {
-        Ok(_) => source::read_marker(&bytes),
+        Ok(_) => read_marker(&bytes),
         Err(_) => MarkerFound::Unreadable,
     }
 }
