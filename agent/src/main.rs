@@ -251,8 +251,11 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
             arguments,
         } => {
             let error = process::become_tied(parent, &program, &arguments);
-            eprintln!("rsync error: cannot start {}: {error}", program.display());
-            ExitCode::from(127)
+            eprintln!("cannot start {}: {error}", program.display());
+            ExitCode::from(match error.kind() {
+                io::ErrorKind::NotFound => process::NOT_INSTALLED,
+                _ => process::NOT_STARTED,
+            })
         }
         Verb::ServeDownload { what, until } => {
             let refusal = DataDir::open(&data).map(|dir| download::serve(&dir, &what, until));

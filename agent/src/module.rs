@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::marker::{MARKER_DIRECTORY, MarkerFound, read_marker};
-use crate::process;
+use crate::process::{self, Finished, NOT_INSTALLED};
 use crate::rsync::judge_module;
 use crate::ssh::Machine;
 
@@ -65,7 +65,7 @@ pub fn candidates(source_path: &str, user: &str) -> Vec<String> {
 /// # Errors
 /// When the host does not answer, refuses the key, or does not serve the module.
 pub fn marker_at(dir: &DataDir, machine: &Machine, module: &str, place: &str) -> Result<MarkerFound, AgentError> {
-    let fetched = Fetched::new(dir)?;
+    let fetched = MarkerPlace::new(dir)?;
     let finished = process::run(
         process::tied("rsync")
             .args(["-t", "-s", "--no-motd", "--timeout=30", LONGEST_MARKER, "-e"])
@@ -84,20 +84,23 @@ pub fn marker_at(dir: &DataDir, machine: &Machine, module: &str, place: &str) ->
     )?;
     match fs::read(fetched.0.join("marker.json")) {
         Ok(bytes) => Ok(read_marker(&bytes)),
-        Err(_) if is_missing(&finished.stderr) || finished.code == Some(0) => Ok(MarkerFound::Missing),
+        Err(_) if is_missing(&finished) => Ok(MarkerFound::Missing),
         Err(_) => Err(judge_module(finished.code, &finished.stderr, machine)),
     }
 }
 
-fn is_missing(words: &str) -> bool {
+fn is_missing(finished: &Finished) -> bool {
+    let words = &finished.stderr;
     let absent = words.contains("No such file or directory") || words.contains("Not a directory");
-    absent && !words.contains("@ERROR")
+    // Our own rsync may be what is absent.
+    let ran = finished.code != Some(i32::from(NOT_INSTALLED));
+    finished.code == Some(0) || ran && absent && !words.contains("@ERROR")
 }
 
 /// A directory for one file, gone with its owner.
-struct Fetched(PathBuf);
+struct MarkerPlace(PathBuf);
 
-impl Fetched {
+impl MarkerPlace {
     fn new(dir: &DataDir) -> Result<Self, AgentError> {
         let path = dir.file("rescue.marker");
         let _ = fs::remove_dir_all(&path);
@@ -106,7 +109,7 @@ impl Fetched {
     }
 }
 
-impl Drop for Fetched {
+impl Drop for MarkerPlace {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
@@ -130,5 +133,18 @@ mod tests {
         for name in ["", ".", "../x", "C.1/etc", "C 1", "-x", "C.1::y", "a\nb"] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn a_marker_is_not_missing_because_our_own_rsync_is() {
+        let ended = |code, words: &str| Finished {
+            code: Some(code),
+            stdout: Vec::new(),
+            stderr: words.to_owned(),
+        };
+        let nowhere = "rsync: [sender] link_stat \"/marker.json\" (in C.7) failed: No such file or directory (2)";
+        assert!(is_missing(&ended(23, nowhere)));
+        let ours = "cannot start rsync: No such file or directory (os error 2)";
+        assert!(!is_missing(&ended(i32::from(NOT_INSTALLED), ours)));
     }
 }

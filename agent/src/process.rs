@@ -22,6 +22,12 @@ pub const SELF: &str = "/proc/self/exe";
 /// The hidden verb that ties a program's life to its parent's.
 pub const TIED: &str = "tied";
 
+/// The exit code of a tied program that is not installed. Neither rsync nor ssh nor a shell ends with it.
+pub const NOT_INSTALLED: u8 = 119;
+
+/// The exit code of a tied program that cannot be started for another reason.
+pub const NOT_STARTED: u8 = 118;
+
 /// How long a fixed command may take: it answers at once or the machine is in trouble.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(40);
 

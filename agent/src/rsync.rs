@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -421,6 +421,9 @@ impl Heard {
                 Some(line) => Err(AgentError::Rsync(last_words(&line))),
                 None => Err(AgentError::Rsync(last_words(&self.words))),
             },
+            Some(code) if code == i32::from(process::NOT_INSTALLED) => {
+                Err(cannot_start("rsync", io::ErrorKind::NotFound.into()))
+            }
             Some(127) => Err(machine.no_rsync()),
             Some(12 | 255)
                 if self.words.contains("rsync: command not found") || self.words.contains("rsync: not found") =>

@@ -7,8 +7,8 @@ use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{Bind, PassActivity, PassFailureKind, Request, Urgency};
 
 use crate::support::{
-    Machine, Standby, assert_same_tree, bound, count_files, grow_rich_tree, is_root, read_tree, set_xattr, status_of,
-    write,
+    Machine, Standby, assert_same_tree, bound, count_files, grow_rich_tree, is_root, read_tree, run, set_xattr,
+    status_of, write,
 };
 
 const FIRST: Epoch = Epoch::FIRST;
@@ -222,6 +222,26 @@ fn each_failure_is_named_by_its_kind() {
     assert!(failure.message.contains("apt-get"), "{}", failure.message);
     gpu.halt();
     gpu.boot();
+    standby.pass(FIRST);
+}
+
+#[test]
+fn a_standby_without_rsync_does_not_blame_the_gpu() {
+    let standby = Standby::new();
+    let gpu = Machine::start(&[&standby.key()]);
+    write(&gpu.tree().join("a"), "1");
+    standby.bind(&gpu, FIRST);
+    let programs = standby.place.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    std::os::unix::fs::symlink("/usr/bin/ssh", programs.join("ssh")).unwrap();
+    run(standby.command().env("PATH", &programs).arg("sync"), b"");
+    let failure = standby.status().last_failure.unwrap();
+    assert_eq!(failure.kind, PassFailureKind::ProgramMissing, "{}", failure.message);
+    assert!(
+        failure.message.contains("rsync is missing on the standby"),
+        "{}",
+        failure.message
+    );
     standby.pass(FIRST);
 }
 
