@@ -35,7 +35,7 @@ impl Limit {
 /// # Errors
 /// When the requests cannot be read.
 pub fn limit(dir: &DataDir, per_s: u32, number: u64) -> Result<Limit, AgentError> {
-    let last_gasp = dir.wanted()?.unwrap_or_default().last_gasp;
+    let last_gasp = dir.requests()?.last_gasp;
     // A pass serves its own request and all before; only a last-gasp one that is still to be served lifts the limit.
     let urgent = last_gasp > dir.state()?.finished && number >= last_gasp;
     Ok(match (per_s, urgent) {
@@ -56,6 +56,5 @@ pub fn must_hurry(dir: &DataDir, limit: &Limit) -> bool {
 /// Whether a last-gasp pass was asked for after the request of this number.
 #[must_use]
 pub fn is_overtaken(dir: &DataDir, number: u64) -> bool {
-    dir.wanted()
-        .is_ok_and(|wanted| wanted.is_some_and(|wanted| wanted.last_gasp > number))
+    dir.requests().is_ok_and(|requests| requests.last_gasp > number)
 }

@@ -4,14 +4,13 @@ use warmspare_domain::halt::HaltReason;
 use warmspare_wire::agent::{Accept, Bind, Halt};
 
 use crate::clock;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::identity;
 use crate::marker::{self, Marker, MarkerFound, Tree};
 use crate::source::{self, Look, RsyncThere};
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, REQUEST_LOCK};
-use crate::sync;
 
 /// Whether this bind may find the tree unmarked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +146,7 @@ fn note_halt(dir: &DataDir, error: &AgentError) -> Result<(), AgentError> {
     let AgentError::Halted { reason, detail } = error else {
         return Ok(());
     };
-    sync::update(dir, |state| {
+    dir.update_state(Durability::PowerLoss, |state| {
         state.halt = Some(Halt {
             at: clock::now(),
             reason: *reason,
@@ -172,7 +171,7 @@ fn remember(dir: &DataDir, bind: &Bind) -> Result<(), AgentError> {
         })?;
     }
     if another_gpu || accepted {
-        sync::update(dir, |state| {
+        dir.update_state(Durability::PowerLoss, |state| {
             state.halt = None;
             state.deletions_accepted = accepted;
         })?;

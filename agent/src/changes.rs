@@ -151,7 +151,7 @@ pub fn write_list(dir: &DataDir, paths: &[PathBuf]) -> Result<PathBuf, AgentErro
         list.push(0);
     }
     let file = dir.file("changes.list");
-    dir.replace(&file, &list, Durability::SurvivesKill)?;
+    dir.replace(&file, &list, Durability::Kill)?;
     Ok(file)
 }
 

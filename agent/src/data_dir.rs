@@ -87,40 +87,20 @@ impl DataDir {
             .map_err(|error| AgentError::io(format!("understand {}", path.display()), error.into()))
     }
 
-    /// Reads what [`Self::write_passing_json`] wrote; one that a power failure tore stands for nothing.
+    /// Reads a JSON file that only survives a kill; one that a power failure tore stands for nothing.
     #[must_use]
     pub fn read_passing_json<T: DeserializeOwned>(&self, path: &Path) -> Option<T> {
         self.read_json(path).ok().flatten()
     }
 
-    /// Replaces a JSON file so that after a crash it is the old or the new one, and after the return the new one.
+    /// Replaces a JSON file.
     ///
     /// # Errors
     /// When the disk is full or fails; the old file stays.
-    pub fn write_json<T: Serialize>(&self, path: &Path, value: &T) -> Result<(), AgentError> {
+    pub fn write_json<T: Serialize>(&self, path: &Path, value: &T, durability: Durability) -> Result<(), AgentError> {
         let bytes = serde_json::to_vec_pretty(value)
             .map_err(|error| AgentError::io(format!("encode {}", path.display()), error.into()))?;
-        self.replace(path, &bytes, Durability::SurvivesPowerLoss)
-    }
-
-    /// Replaces a JSON file so that after a crash it is the old or the new one, and after the return perhaps still the old one.
-    ///
-    /// # Errors
-    /// As [`Self::write_json`].
-    pub fn write_whole_json<T: Serialize>(&self, path: &Path, value: &T) -> Result<(), AgentError> {
-        let bytes = serde_json::to_vec_pretty(value)
-            .map_err(|error| AgentError::io(format!("encode {}", path.display()), error.into()))?;
-        self.replace(path, &bytes, Durability::OldOrNew)
-    }
-
-    /// Replaces a JSON file that may be lost in a power failure, such as progress: as [`Self::write_json`], without waiting for the disk.
-    ///
-    /// # Errors
-    /// As [`Self::write_json`].
-    pub fn write_passing_json<T: Serialize>(&self, path: &Path, value: &T) -> Result<(), AgentError> {
-        let bytes = serde_json::to_vec(value)
-            .map_err(|error| AgentError::io(format!("encode {}", path.display()), error.into()))?;
-        self.replace(path, &bytes, Durability::SurvivesKill)
+        self.replace(path, &bytes, durability)
     }
 
     /// Replaces a file's content atomically. It keeps its owner; a new one gets that of its directory.
@@ -138,11 +118,11 @@ impl DataDir {
                 .open(&temporary)?;
             file.write_all(bytes)?;
             keep_owner(&file, path)?;
-            if durability != Durability::SurvivesKill {
+            if durability != Durability::Kill {
                 file.sync_all()?;
             }
             fs::rename(&temporary, path)?;
-            if durability == Durability::SurvivesPowerLoss {
+            if durability == Durability::PowerLoss {
                 sync_parent(path)?;
             }
             Ok(())
@@ -227,15 +207,15 @@ impl DataDir {
     }
 }
 
-/// How much a written file must survive.
+/// What a written file survives. Whatever ends the writer, readers find the old or the new one, never a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// The death of the process.
-    SurvivesKill,
-    /// The death of the machine leaves the old or the new one.
+    /// A kill: such as progress, which a power failure may tear.
+    Kill,
+    /// A power failure, but perhaps as the old one.
     OldOrNew,
-    /// The death of the machine.
-    SurvivesPowerLoss,
+    /// A power failure, as the new one.
+    PowerLoss,
 }
 
 /// Running as root through sudo, a file of the login's must stay the login's: sshd reads `authorized_keys` as that user.
@@ -288,7 +268,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let dir = DataDir::open(&place.path().join("data")).unwrap();
         let path = dir.file("state.json");
-        dir.write_json(&path, &vec![1, 2, 3]).unwrap();
+        dir.write_json(&path, &vec![1, 2, 3], Durability::PowerLoss).unwrap();
         // What a writer leaves that is killed before its rename. No process has this id: it is above the kernel's limit.
         fs::write(dir.file(".state.json.tmp-4194305"), b"[1, 2").unwrap();
         assert_eq!(dir.read_json::<Vec<u32>>(&path).unwrap(), Some(vec![1, 2, 3]));

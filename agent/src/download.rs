@@ -335,7 +335,7 @@ fn rewrite_keys(dir: &DataDir, change: impl FnOnce(&mut Vec<String>)) -> Result<
         fs::set_permissions(parent, fs::Permissions::from_mode(0o700)).map_err(io)?;
         give_to_owner_of_home(parent).map_err(io)?;
     }
-    dir.replace(&path, after.as_bytes(), Durability::SurvivesPowerLoss)
+    dir.replace(&path, after.as_bytes(), Durability::PowerLoss)
 }
 
 fn give_to_owner_of_home(directory: &Path) -> std::io::Result<()> {

@@ -79,10 +79,7 @@ impl Incoming {
             base: base_tree,
             hard_links: base.is_some_and(|point| point.hard_links),
         };
-        match sharing {
-            Sharing::Snapshots => dir.save_incoming_file_in_order(&noted)?,
-            Sharing::HardLinks => dir.save_incoming_file(&noted)?,
-        }
+        dir.save_incoming_file(&noted, sharing.durability_of_notes())?;
         // A dirty pass never makes two names of one file, so one that broke off left none.
         if start == Start::Resumed && *scope == Scope::Everything {
             incoming.disarm()?;

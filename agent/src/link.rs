@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use warmspare_domain::units::Bytes;
 
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Durability};
 use crate::process;
 use crate::rsync::Transfer;
 use crate::rsync_output::Totals;
@@ -57,7 +57,7 @@ pub fn note(dir: &DataDir, totals: Totals, took: Duration) {
     }
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
     let bytes_per_second = wire.0.saturating_mul(1000) / millis;
-    if let Err(error) = dir.write_passing_json(&dir.file(FILE), &Link { bytes_per_second }) {
+    if let Err(error) = dir.write_json(&dir.file(FILE), &Link { bytes_per_second }, Durability::Kill) {
         process::log(&error.message());
     }
 }

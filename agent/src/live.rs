@@ -11,7 +11,7 @@ use warmspare_wire::agent::{Live, PassReport, Sync};
 
 use crate::bell::Bell;
 use crate::clock;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::marker::{Content, Marker, MarkerFound, Tree};
 use crate::observer::{Observer, Told};
@@ -62,7 +62,7 @@ pub fn renew(dir: &DataDir, sync: &Sync) -> Result<(), AgentError> {
     match sync.live {
         Live::On => {
             let until = clock::now() + LEASE;
-            dir.write_passing_json(&dir.file("live.json"), &Lease { until })
+            dir.write_json(&dir.file("live.json"), &Lease { until }, Durability::Kill)
         }
         Live::Off => {
             let _ = fs::remove_file(dir.file("live.json"));
@@ -193,7 +193,7 @@ impl Goal {
     }
 
     fn is_asked_for(&self, dir: &DataDir) -> Result<bool, AgentError> {
-        Ok(dir.wanted()?.unwrap_or_default().number > self.finished)
+        Ok(dir.requests()?.last > self.finished)
     }
 
     fn stands(&self, dir: &DataDir) -> Result<bool, AgentError> {
@@ -245,6 +245,6 @@ impl Goal {
             point: self.seen.point.clone(),
             at: at.min(clock::now()),
         };
-        dir.write_passing_json(&dir.file("confirmed.json"), &confirmed)
+        dir.write_json(&dir.file("confirmed.json"), &confirmed, Durability::Kill)
     }
 }

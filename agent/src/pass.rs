@@ -412,11 +412,15 @@ impl<'a> Pass<'a> {
 
     fn leave_untouched(&self, incoming: &Incoming, equals: RecoveryPointId) -> Result<(), AgentError> {
         match incoming.sharing {
-            Sharing::Snapshots => self.dir.save_incoming_file_in_order(&IncomingFile {
-                base: Some(equals),
-                touched: Touched::No,
-                changes_since: None,
-            }),
+            Sharing::Snapshots => {
+                let equal = IncomingFile {
+                    base: Some(equals),
+                    touched: Touched::No,
+                    changes_since: None,
+                };
+                self.dir
+                    .save_incoming_file(&equal, incoming.sharing.durability_of_notes())
+            }
             Sharing::HardLinks => incoming::give_up(self.dir),
         }
     }

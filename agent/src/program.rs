@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::process::{Finished, SELF};
 use crate::ssh::Machine;
@@ -51,7 +51,7 @@ pub fn name(dir: &DataDir) -> Result<String, AgentError> {
     let digest = Sha256::digest(fs::read(SELF).map_err(io)?);
     let hash: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     let name = format!("agent-{hash}");
-    dir.write_passing_json(&path, &Program { of, name: name.clone() })?;
+    dir.write_json(&path, &Program { of, name: name.clone() }, Durability::Kill)?;
     Ok(name)
 }
 

@@ -15,7 +15,7 @@ use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::PointChoice;
 
-use crate::data_dir::{DataDir, sync_parent};
+use crate::data_dir::{DataDir, Durability, sync_parent};
 use crate::error::AgentError;
 use crate::process;
 use crate::state::{PointFile, REQUEST_LOCK, RestoreStage};
@@ -43,6 +43,16 @@ impl Sharing {
             None => rustix::process::geteuid().is_root() && is_btrfs(dir.root()) && btrfs_answers(),
         };
         if snapshots { Self::Snapshots } else { Self::HardLinks }
+    }
+
+    /// What a note about `incoming/` has to survive before anything is written there.
+    #[must_use]
+    pub fn durability_of_notes(self) -> Durability {
+        match self {
+            // On btrfs what is written afterwards reaches the disk in the same commit or in a later one, never before it.
+            Self::Snapshots => Durability::Kill,
+            Self::HardLinks => Durability::PowerLoss,
+        }
     }
 }
 
@@ -113,11 +123,12 @@ pub fn make_durable(dir: &DataDir, sharing: Sharing) -> Result<(), AgentError> {
 pub fn promote(dir: &DataDir, point: &PointFile, sharing: Sharing) -> Result<(), AgentError> {
     let id = &point.point.id;
     let file = file_of(dir, id);
-    match sharing {
+    let durability = match sharing {
         // The commit that makes the snapshot makes the file's name durable, too. Source: Linux 6.1, create_snapshot().
-        Sharing::Snapshots => dir.write_whole_json(&file, point)?,
-        Sharing::HardLinks => dir.write_json(&file, point)?,
-    }
+        Sharing::Snapshots => Durability::OldOrNew,
+        Sharing::HardLinks => Durability::PowerLoss,
+    };
+    dir.write_json(&file, point, durability)?;
     let (from, to) = (dir.incoming(), tree_of(dir, id));
     let placed = match sharing {
         Sharing::Snapshots => btrfs(&["subvolume", "snapshot", "-r"], &[&from, &to]),
@@ -141,7 +152,7 @@ pub fn promote(dir: &DataDir, point: &PointFile, sharing: Sharing) -> Result<(),
 /// # Errors
 /// When the disk is full or fails.
 pub fn confirm(dir: &DataDir, point: &PointFile) -> Result<(), AgentError> {
-    dir.write_whole_json(&file_of(dir, &point.point.id), point)
+    dir.write_json(&file_of(dir, &point.point.id), point, Durability::OldOrNew)
 }
 
 /// Moves the recovery points that thinning chooses out of the way. [`empty_trash`] removes them.

@@ -12,14 +12,13 @@ use warmspare_domain::decide::RESCUE_ATTEMPTS;
 use warmspare_wire::agent::{Rescue, RescueActivity};
 
 use crate::clock;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::module;
 use crate::process;
 use crate::rescue_pass::RescuePass;
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, PASS_LOCK, REQUEST_LOCK, RescueFile, RescueStage};
-use crate::sync;
 use crate::traffic;
 
 /// The hidden verb of the worker.
@@ -213,7 +212,7 @@ fn run(dir: &DataDir, lock: &File, rescue: &Rescue) -> Result<RescueStage, Agent
         at: report.ended_at,
         changed_files: report.changed_files,
     };
-    sync::update(dir, |state| {
+    dir.update_state(Durability::PowerLoss, |state| {
         state.last_complete = Some(report);
         state.last_failure = None;
     })?;

@@ -12,7 +12,7 @@ use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::{Progress, Restore, RestoreActivity, RestoreStep};
 
 use crate::clock;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::inventory::{self, Entry};
 use crate::process;
@@ -229,7 +229,7 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
             return Ok(());
         };
         drop(decision);
-        dir.write_json(&dir.file("restore-worker.json"), &job.attempt)?;
+        dir.write_json(&dir.file("restore-worker.json"), &job.attempt, Durability::PowerLoss)?;
         let outcome = Job::new(dir, &lock, &job).and_then(|run| run.run());
         let stage = match outcome {
             Ok(()) => RestoreStage::Verified { ended_at: clock::now() },
@@ -325,7 +325,8 @@ impl<'a> Job<'a> {
             bytes: self.point.point.bytes,
         };
         filling.tidy();
-        self.dir.write_json(&self.dir.file("restore-proof.json"), &proof)
+        self.dir
+            .write_json(&self.dir.file("restore-proof.json"), &proof, Durability::PowerLoss)
     }
 
     /// Answers the name of our program there, unless the target does not take it: rsync restores without it, only slower.
@@ -458,7 +459,8 @@ mod tests {
             stage: RestoreStage::Running(RestoreStep::Copying),
             target_gpu: None,
         };
-        dir.write_json(&dir.file("restore-worker.json"), &1).unwrap();
+        dir.write_json(&dir.file("restore-worker.json"), &1, Durability::PowerLoss)
+            .unwrap();
         let failed = RestoreStage::Failed {
             at: clock::now(),
             message: "cannot reach 203.0.113.7".into(),

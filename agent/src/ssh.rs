@@ -452,7 +452,7 @@ impl Machine {
         change(&mut lines);
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let path = self.dir.file(KNOWN_HOSTS);
-        self.dir.replace(&path, text.as_bytes(), Durability::SurvivesPowerLoss)
+        self.dir.replace(&path, text.as_bytes(), Durability::PowerLoss)
     }
 }
 

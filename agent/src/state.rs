@@ -6,7 +6,7 @@ use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress, RecoveryPoint, Rescue, RestoreStep};
 
 use crate::checkpoints::Kept;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::marker::{self, Marker};
 use crate::watch::protocol::Cursor;
@@ -84,10 +84,11 @@ pub struct State {
 
 /// `wanted.json`: how many passes were asked for, ever. Written before the worker is told, so that a request outlives everybody.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Wanted {
-    /// The number of the last request.
-    pub number: u64,
-    /// The number of the last request for a last-gasp pass.
+pub struct Requests {
+    /// The number of the last one.
+    #[serde(rename = "number")]
+    pub last: u64,
+    /// The number of the last one for a last-gasp pass.
     #[serde(default)]
     pub last_gasp: u64,
 }
@@ -303,7 +304,7 @@ macro_rules! stored {
         /// # Errors
         /// When the disk is full or fails; the old one stays.
         pub fn $save(&self, value: &$type) -> Result<(), AgentError> {
-            self.write_json(&self.file($name), value)
+            self.write_json(&self.file($name), value, Durability::PowerLoss)
         }
     };
 }
@@ -312,14 +313,6 @@ impl DataDir {
     stored!(
         /// What the standby is bound to.
         binding, save_binding, BindingFile, "binding.json"
-    );
-    stored!(
-        /// What the last passes came to.
-        stored_state, save_state, State, "state.json"
-    );
-    stored!(
-        /// How many passes were asked for.
-        wanted, save_wanted, Wanted, "wanted.json"
     );
     stored!(
         /// The restore job.
@@ -339,10 +332,42 @@ impl DataDir {
     /// # Errors
     /// When the file is there and cannot be read.
     pub fn state(&self) -> Result<State, AgentError> {
-        Ok(self.stored_state()?.unwrap_or(State {
+        let stored = self.read_json(&self.file("state.json"))?;
+        Ok(stored.unwrap_or(State {
             schema: SCHEMA,
             ..State::default()
         }))
+    }
+
+    /// Changes what the last passes came to; two processes that do so at once do not lose each other's change.
+    ///
+    /// # Errors
+    /// When the disk is full or fails: nothing is changed.
+    pub fn update_state(&self, durability: Durability, change: impl FnOnce(&mut State)) -> Result<(), AgentError> {
+        let _turn = self.lock_briefly("state.lock")?;
+        let mut state = self.state()?;
+        let before = state.clone();
+        change(&mut state);
+        if state == before {
+            return Ok(());
+        }
+        self.write_json(&self.file("state.json"), &state, durability)
+    }
+
+    /// How many passes were asked for.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn requests(&self) -> Result<Requests, AgentError> {
+        Ok(self.read_json(&self.file("wanted.json"))?.unwrap_or_default())
+    }
+
+    /// Stores how many passes were asked for.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; the old one stays.
+    pub fn save_requests(&self, value: &Requests, durability: Durability) -> Result<(), AgentError> {
+        self.write_json(&self.file("wanted.json"), value, durability)
     }
 
     /// The pass under way, or the one whose worker was killed.
@@ -356,28 +381,12 @@ impl DataDir {
     /// # Errors
     /// When the disk is full or fails.
     pub fn note_pass(&self, pass: &PassUnderWay) -> Result<(), AgentError> {
-        self.write_passing_json(&self.file("pass.json"), pass)
+        self.write_json(&self.file("pass.json"), pass, Durability::Kill)
     }
 
     /// Notes that no pass is under way any more.
     pub fn forget_pass(&self) {
         let _ = std::fs::remove_file(self.file("pass.json"));
-    }
-
-    /// Stores what passes came to, where losing the last one costs a pass and no more.
-    ///
-    /// # Errors
-    /// When the disk is full or fails; the old one stays.
-    pub fn save_state_lightly(&self, value: &State) -> Result<(), AgentError> {
-        self.write_whole_json(&self.file("state.json"), value)
-    }
-
-    /// Stores a request that its caller will repeat.
-    ///
-    /// # Errors
-    /// When the disk is full or fails; the old one stays.
-    pub fn save_wanted_lightly(&self, value: &Wanted) -> Result<(), AgentError> {
-        self.write_whole_json(&self.file("wanted.json"), value)
     }
 
     /// What `incoming/` was made from.
@@ -386,21 +395,12 @@ impl DataDir {
         self.read_passing_json(&self.file("incoming.json"))
     }
 
-    /// Stores what `incoming/` was made from, durably.
+    /// Stores what `incoming/` was made from.
     ///
     /// # Errors
     /// When the disk is full or fails; the old one stays.
-    pub fn save_incoming_file(&self, value: &IncomingFile) -> Result<(), AgentError> {
-        self.write_json(&self.file("incoming.json"), value)
-    }
-
-    /// Stores what `incoming/` was made from, on btrfs: what is written into `incoming/` afterwards reaches the disk in the same
-    /// commit or in a later one, never before it.
-    ///
-    /// # Errors
-    /// When the disk is full or fails; the old one stays.
-    pub fn save_incoming_file_in_order(&self, value: &IncomingFile) -> Result<(), AgentError> {
-        self.write_passing_json(&self.file("incoming.json"), value)
+    pub fn save_incoming_file(&self, value: &IncomingFile, durability: Durability) -> Result<(), AgentError> {
+        self.write_json(&self.file("incoming.json"), value, durability)
     }
 
     /// How far the restore is.
@@ -415,6 +415,6 @@ impl DataDir {
     /// # Errors
     /// When the disk is full or fails.
     pub fn note_restore_progress(&self, progress: &Progress) -> Result<(), AgentError> {
-        self.write_passing_json(&self.file("restore-progress.json"), progress)
+        self.write_json(&self.file("restore-progress.json"), progress, Durability::Kill)
     }
 }

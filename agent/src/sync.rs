@@ -13,7 +13,7 @@ use warmspare_wire::agent::{Halt, PassFailure, PassFailureKind, PassReport, Sync
 
 use crate::bell::Bell;
 use crate::clock;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::live::{self, Woken};
 use crate::pass::Pass;
@@ -21,7 +21,7 @@ use crate::process;
 use crate::recovery_points;
 use crate::reserve;
 use crate::space;
-use crate::state::{PASS_LOCK, PassUnderWay, REQUEST_LOCK, State, Wanted};
+use crate::state::{PASS_LOCK, PassUnderWay, REQUEST_LOCK, Requests, State};
 use crate::traffic;
 use crate::watching::{Haste, Watching};
 
@@ -64,26 +64,23 @@ pub fn request(dir: &DataDir, sync: &Sync) -> Result<(), AgentError> {
 
 fn number_for(dir: &DataDir, sync: &Sync) -> Result<u64, AgentError> {
     let _decision = dir.lock_briefly(REQUEST_LOCK)?;
-    let wanted = dir.wanted()?.unwrap_or_default();
+    let requests = dir.requests()?;
     let finished = dir.state()?.finished;
     let under_way = dir.pass_under_way().filter(|pass| pass.number > finished);
     match (sync.urgency, under_way) {
         (Urgency::Due, Some(pass)) if pass.epoch == sync.epoch => return Ok(pass.number),
-        (Urgency::Due, None) if wanted.number > finished => return Ok(wanted.number),
+        (Urgency::Due, None) if requests.last > finished => return Ok(requests.last),
         (Urgency::Due, Some(_) | None) | (Urgency::LastGasp, _) => {}
     }
-    let number = wanted.number.max(finished) + 1;
-    let last_gasp = match sync.urgency {
-        Urgency::LastGasp => number,
-        Urgency::Due => wanted.last_gasp,
-    };
-    let wanted = Wanted { number, last_gasp };
-    match sync.urgency {
+    let last = requests.last.max(finished) + 1;
+    let (last_gasp, durability) = match sync.urgency {
         // Counted as asked for from now on, whatever happens.
-        Urgency::LastGasp => dir.save_wanted(&wanted)?,
-        Urgency::Due => dir.save_wanted_lightly(&wanted)?,
-    }
-    Ok(number)
+        Urgency::LastGasp => (last, Durability::PowerLoss),
+        // Whoever asked asks again.
+        Urgency::Due => (requests.last_gasp, Durability::OldOrNew),
+    };
+    dir.save_requests(&Requests { last, last_gasp }, durability)?;
+    Ok(last)
 }
 
 fn see_through(dir: &DataDir, number: u64, until: Instant) -> Result<(), AgentError> {
@@ -158,18 +155,20 @@ enum Ended {
 
 fn next(dir: &DataDir) -> Result<Next, AgentError> {
     let decision = dir.lock_briefly(REQUEST_LOCK)?;
-    let wanted = dir.wanted()?.unwrap_or_default();
+    let requests = dir.requests()?;
     let state = dir.state()?;
-    if wanted.number <= state.finished || state.halt.is_some() {
-        update(dir, |state| state.finished = state.finished.max(wanted.number))?;
+    if requests.last <= state.finished || state.halt.is_some() {
+        dir.update_state(Durability::PowerLoss, |state| {
+            state.finished = state.finished.max(requests.last);
+        })?;
         return Ok(Next::Rest(decision));
     }
-    let haste = if wanted.last_gasp > state.finished {
+    let haste = if requests.last_gasp > state.finished {
         Haste::LastGasp
     } else {
         Haste::Calm
     };
-    Ok(Next::Pass(wanted.number, haste))
+    Ok(Next::Pass(requests.last, haste))
 }
 
 fn pass(dir: &DataDir, lock: &File, watching: &mut Watching, number: u64, haste: Haste) -> Result<Ended, AgentError> {
@@ -222,14 +221,14 @@ fn stay(
 /// A number for a pass that nobody asked for; none when somebody just did.
 fn number_of_our_own(dir: &DataDir) -> Result<Option<u64>, AgentError> {
     let _decision = dir.lock_briefly(REQUEST_LOCK)?;
-    let wanted = dir.wanted()?.unwrap_or_default();
+    let requests = dir.requests()?;
     let finished = dir.state()?.finished;
-    if wanted.number > finished {
+    if requests.last > finished {
         return Ok(None);
     }
-    let number = finished + 1;
-    dir.save_wanted_lightly(&Wanted { number, ..wanted })?;
-    Ok(Some(number))
+    let last = finished + 1;
+    dir.save_requests(&Requests { last, ..requests }, Durability::OldOrNew)?;
+    Ok(Some(last))
 }
 
 /// The pass whose worker was killed, if that is what is left of it.
@@ -252,7 +251,7 @@ fn interrupted(pass: &PassUnderWay, state: &State) -> PassFailure {
 fn note_killed_pass(dir: &DataDir) -> Result<(), AgentError> {
     if let Some(failure) = killed_pass(dir, &dir.state()?) {
         // Its request stays unfinished: the next pass serves it.
-        update(dir, |state| state.last_failure = Some(failure))?;
+        dir.update_state(Durability::PowerLoss, |state| state.last_failure = Some(failure))?;
     }
     dir.forget_pass();
     Ok(())
@@ -269,19 +268,19 @@ fn note(
         Err(error) => return note_failure(dir, number, revision, error),
     };
     traffic::add(dir, report.started_at, report.wire_bytes);
-    // A person's leave for deletions is for one pass: that it was used must not be forgotten.
-    let lightly = !dir.state()?.deletions_accepted;
-    let change = |state: &mut State| {
+    let durability = if dir.state()?.deletions_accepted {
+        // A person's leave for deletions is for one pass: that it was used must not be forgotten.
+        Durability::PowerLoss
+    } else {
+        // Losing the last one costs a pass and no more.
+        Durability::OldOrNew
+    };
+    dir.update_state(durability, |state| {
         state.finished = number;
         state.last_complete = Some(report);
         state.last_failure = None;
         state.deletions_accepted = false;
-    };
-    if lightly {
-        update_with(dir, change, DataDir::save_state_lightly)
-    } else {
-        update(dir, change)
-    }
+    })
 }
 
 fn note_failure(dir: &DataDir, number: u64, revision: Option<u64>, error: AgentError) -> Result<(), AgentError> {
@@ -298,7 +297,7 @@ fn note_failure(dir: &DataDir, number: u64, revision: Option<u64>, error: AgentE
     } else {
         error
     };
-    update(dir, |state| fail(state, number, &error))
+    dir.update_state(Durability::PowerLoss, |state| fail(state, number, &error))
 }
 
 fn fail(state: &mut State, number: u64, error: &AgentError) {
@@ -321,24 +320,4 @@ fn fail(state: &mut State, number: u64, error: &AgentError) {
 
 fn in_a_row(state: &State) -> u32 {
     state.last_failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1
-}
-
-/// Changes `state.json`; two processes that do so at once do not lose each other's change.
-///
-/// # Errors
-/// When the disk is full or fails: nothing is changed.
-pub fn update(dir: &DataDir, change: impl FnOnce(&mut State)) -> Result<(), AgentError> {
-    update_with(dir, change, DataDir::save_state)
-}
-
-fn update_with(
-    dir: &DataDir,
-    change: impl FnOnce(&mut State),
-    save: fn(&DataDir, &State) -> Result<(), AgentError>,
-) -> Result<(), AgentError> {
-    let _turn = dir.lock_briefly("state.lock")?;
-    let mut state = dir.state()?;
-    let before = state.clone();
-    change(&mut state);
-    if state == before { Ok(()) } else { save(dir, &state) }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::Traffic;
 
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Durability};
 use crate::process;
 
 /// Days that are remembered: two months, so that the last one can be compared with the one before.
@@ -41,7 +41,7 @@ pub fn add(dir: &DataDir, at: Timestamp, bytes: Bytes) {
         let _turn = dir.lock_briefly("traffic.lock")?;
         let mut days = read(dir);
         days.add(at, bytes);
-        dir.write_passing_json(&dir.file(FILE), &days)
+        dir.write_json(&dir.file(FILE), &days, Durability::Kill)
     };
     if let Err(error) = add() {
         process::log(&error.message());

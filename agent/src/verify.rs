@@ -185,7 +185,7 @@ impl Reading<'_> {
         let names = share.names(comparison.list);
         // Named like a torn write, so that a killed worker's lists are cleared away like one.
         let path = comparison.dir.file(&format!(".share-{at}.tmp-{}", std::process::id()));
-        comparison.dir.replace(&path, &names, Durability::SurvivesKill)?;
+        comparison.dir.replace(&path, &names, Durability::Kill)?;
         let transfer = Transfer::compare_listed(machine, comparison.tree, comparison.target_path, &path);
         let outcome = self.read(&transfer, machine);
         let _ = fs::remove_file(&path);

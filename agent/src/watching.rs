@@ -12,7 +12,7 @@ use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::Watcher;
 
 use crate::clock;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::observer::{Failed, Observer, PATIENCE, Told};
 use crate::process;
@@ -98,7 +98,7 @@ impl DataDir {
     /// # Errors
     /// When the disk is full or fails.
     pub fn save_watch_file(&self, file: &WatchFile) -> Result<(), AgentError> {
-        self.write_passing_json(&self.file("watch.json"), file)
+        self.write_json(&self.file("watch.json"), file, Durability::Kill)
     }
 }
 
