@@ -34,6 +34,7 @@ use crate::reserve;
 use crate::rsync::{Transfer, Transferred};
 use crate::rsync_output::Tally;
 use crate::source::{Look, RsyncThere, Watched};
+use crate::space;
 use crate::ssh::{Connection, Machine};
 use crate::state::{BindingFile, IncomingFile, PassUnderWay, PointFile, REQUEST_LOCK, Touched};
 use crate::watch::protocol::Changes;
@@ -96,16 +97,18 @@ impl<'a> Pass<'a> {
         self.dir.note_pass(&self.under_way)?;
         let connection = self.machine.connect()?;
         self.command_failed = self.prepare_source()?;
-        let outcome = match (self.attempt(watching), connection) {
-            // The kept connection may have died with the GPU's last life: once more over a fresh one.
-            (Err(AgentError::Unreachable { .. }), Connection::Kept) => {
-                watching.hang_up();
-                self.machine.disconnect();
-                self.machine.connect()?;
-                self.attempt(watching)
+        let outcome = space::on_a_full_disk(self.dir, || {
+            match (self.attempt(watching), connection) {
+                // The kept connection may have died with the GPU's last life: once more over a fresh one.
+                (Err(AgentError::Unreachable { .. }), Connection::Kept) => {
+                    watching.hang_up();
+                    self.machine.disconnect();
+                    self.machine.connect()?;
+                    self.attempt(watching)
+                }
+                (outcome, _) => outcome,
             }
-            (outcome, _) => outcome,
-        };
+        });
         match &outcome {
             // What arrived of a first pass may be the last copy of it.
             Err(_) if self.base.is_none() => {}

@@ -18,6 +18,7 @@ use crate::recovery_points;
 use crate::rescue::still_allowed;
 use crate::reserve;
 use crate::rsync::{Transfer, Transferred};
+use crate::space;
 use crate::ssh::Machine;
 use crate::state::{BindingFile, PassUnderWay, PointFile, REQUEST_LOCK};
 use crate::wish::Wish;
@@ -70,7 +71,7 @@ impl<'a> RescuePass<'a> {
     pub fn run(self) -> Result<PassReport, AgentError> {
         reserve::take(self.dir)?;
         self.dir.note_pass(&self.under_way)?;
-        let outcome = self.attempt();
+        let outcome = space::on_a_full_disk(self.dir, || self.attempt());
         if matches!(outcome, Err(AgentError::DiskFull)) {
             reserve::release(self.dir);
         }

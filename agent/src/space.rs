@@ -13,6 +13,7 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::process;
 use crate::recovery_points;
+use crate::reserve;
 
 /// Share of the disk, in percent, that is kept free for the next pass by giving up old recovery points.
 const KEPT_FREE_PERCENT: u64 = 10;
@@ -26,15 +27,48 @@ const ROUNDING: u64 = 16 << 20;
 /// btrfs answers at once; only a disk in trouble does not.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Whether there was anything to give up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// There is more than before.
+    Made,
+    /// There is what there was.
+    AsBefore,
+}
+
 /// Gives up the oldest recovery points until enough is free, or only the last are left.
 ///
 /// # Errors
 /// When the disk fails. What was not moved stays.
-pub fn make_room(dir: &DataDir) -> Result<(), AgentError> {
+pub fn make_room(dir: &DataDir) -> Result<Room, AgentError> {
+    let mut room = Room::AsBefore;
     while is_short(dir)? && recovery_points::retire_oldest(dir, clock::now(), ALWAYS_KEPT)? {
         recovery_points::empty_trash(dir);
+        room = Room::Made;
     }
-    Ok(())
+    Ok(room)
+}
+
+/// Runs a pass or a rescue, and again on the room that older recovery points make for as long as it finds the disk full. What
+/// arrived is kept until it fits, so that nothing crosses the network twice.
+///
+/// # Errors
+/// Those of the attempt; [`AgentError::DiskFull`] when nothing is left to give up.
+pub fn on_a_full_disk<T>(dir: &DataDir, mut attempt: impl FnMut() -> Result<T, AgentError>) -> Result<T, AgentError> {
+    loop {
+        match attempt() {
+            Err(AgentError::DiskFull) => {
+                // Nothing can be removed from a disk without a byte left.
+                reserve::release(dir);
+                if make_room(dir)? == Room::AsBefore {
+                    return Err(AgentError::DiskFull);
+                }
+                process::log("the data disk is full: the oldest recovery points were given up for what arrives");
+                reserve::take(dir)?;
+            }
+            ended => return ended,
+        }
+    }
 }
 
 /// The data disk.

@@ -173,7 +173,7 @@ fn next(dir: &DataDir) -> Result<Next, AgentError> {
 
 fn pass(dir: &DataDir, lock: &File, watching: &mut Watching, number: u64, haste: Haste) -> Result<Ended, AgentError> {
     let ended = run(dir, lock, watching, number, haste)?;
-    if let Err(error) = recovery_points::thin_out(dir, clock::now()).and_then(|()| space::make_room(dir)) {
+    if let Err(error) = recovery_points::thin_out(dir, clock::now()).and_then(|()| space::make_room(dir).map(drop)) {
         process::log(&error.message());
     }
     Ok(ended)

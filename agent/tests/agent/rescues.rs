@@ -7,7 +7,7 @@ use warmspare_domain::ids::Epoch;
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{Outcome, RefusalKind, Request, Rescue, RescueActivity, Urgency};
 
-use super::support::{Machine, Standby, is_root, refusal_of, status_of, write};
+use super::support::{Disk, Machine, Standby, eventually, is_root, noise, refusal_of, status_of, write};
 
 const LOSS: Timestamp = Timestamp::from_millis(1_795_441_530_250);
 
@@ -47,7 +47,10 @@ struct Scene {
 
 /// A GPU with thirty files and one recovery point of them.
 fn scene() -> Scene {
-    let standby = Standby::new();
+    scene_with(Standby::new())
+}
+
+fn scene_with(standby: Standby) -> Scene {
     let key = standby.key();
     let gpu = Machine::start(&[&key]);
     for number in 0..30 {
@@ -100,6 +103,35 @@ fn what_was_written_after_the_last_pass_is_fetched_from_the_stopped_gpus_disk() 
     write(&scene.gpu.tree().join("later.txt"), "later");
     scene.standby.pass(Epoch::FIRST);
     assert!(scene.standby.newest_tree().join("later.txt").is_file());
+}
+
+#[test]
+fn old_recovery_points_make_room_for_what_is_rescued() {
+    let Some(disk) = Disk::make("btrfs", 400) else {
+        return;
+    };
+    let mut scene = scene_with(disk.standby());
+    for _ in 0..5 {
+        write(&scene.gpu.tree().join("checkpoint"), noise(40 << 20));
+        scene.standby.pass(Epoch::FIRST);
+        eventually("the worker is done", || {
+            scene.standby.workers().is_empty().then_some(())
+        });
+    }
+    let points = scene.count();
+    let needed = 130 << 20;
+    assert!(scene.standby.status().disk.free.0 < needed);
+    let last = noise(needed);
+    write(&scene.gpu.tree().join("last.pt"), &last);
+    scene.gpu.halt();
+    let rescued = scene.rescue(LOSS);
+    assert!(matches!(rescued, RescueActivity::Complete { .. }), "{rescued:?}");
+    assert!(
+        (2..points).contains(&scene.count()),
+        "{} recovery points",
+        scene.count()
+    );
+    assert!(fs::read(scene.standby.newest_tree().join("last.pt")).unwrap() == last);
 }
 
 #[test]

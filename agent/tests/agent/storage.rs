@@ -246,6 +246,38 @@ fn old_recovery_points_are_given_up_before_the_disk_is_full() {
 }
 
 #[test]
+fn old_recovery_points_make_room_for_a_pass_that_needs_more_than_is_free() {
+    let Some(disk) = Disk::make("btrfs", 400) else {
+        return;
+    };
+    let standby = disk.standby();
+    let gpu = Machine::start(&[&standby.key()]);
+    standby.bind(&gpu, FIRST);
+    for _ in 0..5 {
+        write(&gpu.tree().join("checkpoint"), crate::support::noise(40 << 20));
+        standby.pass(FIRST);
+        crate::support::eventually("the worker is done", || standby.workers().is_empty().then_some(()));
+    }
+    let before = standby.status();
+    let needed = 130 << 20;
+    assert!(before.points.count > 3, "{} recovery points", before.points.count);
+    assert!(before.disk.free.0 < needed, "{} free", before.disk.free);
+    assert!(
+        before.disk.free.0 * 10 > before.disk.total.0,
+        "{} free",
+        before.disk.free
+    );
+    write(&gpu.tree().join("large"), crate::support::noise(needed));
+    let after = standby.pass(FIRST);
+    assert!(
+        (2..before.points.count).contains(&after.points.count),
+        "{} recovery points",
+        after.points.count
+    );
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+}
+
+#[test]
 fn a_full_disk_fails_the_pass_by_name_and_keeps_every_point() {
     // 120 MB: the smallest disk that mkfs.btrfs makes has 109.
     for (kind, megabytes) in [("ext4", 40), ("btrfs", 120)] {
