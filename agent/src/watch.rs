@@ -45,8 +45,8 @@ const SOCKET: &str = "watch.sock";
 /// Held by the one watcher of a tree.
 const LOCK: &str = "watch.lock";
 
-/// Nobody asked for this long: the standby is gone or has another GPU.
-const UNASKED: Duration = Duration::from_secs(600);
+/// Nobody was connected for this long: the standby is gone or has another GPU.
+const ALONE: Duration = Duration::from_secs(600);
 
 /// How often a watcher that nobody asks looks whether its tree is still there, and whether a newer one took its place.
 const CHECK: Duration = Duration::from_secs(5);
@@ -102,7 +102,7 @@ struct Watcher {
     mounts: Vec<u8>,
     dirty: Dirty,
     callers: Vec<Caller>,
-    asked: Instant,
+    called: Instant,
     checked: Instant,
 }
 
@@ -133,7 +133,7 @@ impl Watcher {
             mounts: Vec::new(),
             dirty: Dirty::default(),
             callers: Vec::new(),
-            asked: now,
+            called: now,
             checked: now,
         };
         watcher.begin()?;
@@ -217,8 +217,9 @@ impl Watcher {
 
     /// Whether this watcher still has something to do here.
     fn look_around(&mut self) -> Next {
-        if self.callers.iter().any(|caller| caller.question.is_some()) {
-            self.asked = Instant::now();
+        // One whose pass takes hours asks nothing meanwhile, and asks what changed when it ends.
+        if !self.callers.is_empty() {
+            self.called = Instant::now();
         }
         if self.checked.elapsed() < CHECK && self.callers.iter().all(|caller| caller.question.is_none()) {
             return Next::GoOn;
@@ -228,7 +229,7 @@ impl Watcher {
         // A program that has no name any more was replaced by another version.
         let replaced = fs::metadata(crate::process::SELF).is_ok_and(|found| found.nlink() == 0);
         let moved = identity(&self.tree).ok() != Some(self.root);
-        if self.callers.iter().any(told_to) || replaced || moved || self.asked.elapsed() >= UNASKED {
+        if self.callers.iter().any(told_to) || replaced || moved || self.called.elapsed() >= ALONE {
             return Next::Leave;
         }
         Next::GoOn
@@ -377,4 +378,30 @@ pub(crate) fn random() -> io::Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_watcher_stays_for_a_standby_that_asks_nothing_for_long_and_leaves_when_it_is_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let mut watcher = Watcher::new(place.path()).unwrap();
+        let long_ago = Instant::now().checked_sub(2 * ALONE).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let hello = Hello {
+            program: watcher.program,
+            tree: Vec::new(),
+            root: watcher.root,
+        };
+        watcher.callers.extend(Caller::greet(ours, &hello));
+        (watcher.called, watcher.checked) = (long_ago, long_ago);
+        assert_eq!(watcher.look_around(), Next::GoOn);
+        drop(theirs);
+        watcher.callers.clear();
+        (watcher.called, watcher.checked) = (long_ago, long_ago);
+        assert_eq!(watcher.look_around(), Next::Leave);
+    }
 }
