@@ -5,6 +5,7 @@ mod dirty;
 mod handed;
 mod seeding;
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use warmspare_domain::ids::RecoveryPointId;
-use warmspare_domain::units::Timestamp;
+use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{InMotion, PassReport, PassScope, Progress};
 
 use crate::bandwidth;
@@ -37,6 +38,7 @@ use crate::source::{Look, RsyncThere, Watched};
 use crate::space;
 use crate::ssh::{Connection, Machine};
 use crate::state::{BindingFile, IncomingFile, PassUnderWay, PointFile, REQUEST_LOCK, Touched};
+use crate::traffic;
 use crate::watch::protocol::Changes;
 use crate::watching::{self, Haste, Plan, Seen, Watching, trusted};
 use crate::wish::Wish;
@@ -57,6 +59,8 @@ pub struct Pass<'a> {
     wanted: Vec<Wanted>,
     command_failed: Option<String>,
     backlog: Option<Backlog>,
+    /// What this attempt fetched so far.
+    fetched: Cell<Bytes>,
 }
 
 impl<'a> Pass<'a> {
@@ -73,6 +77,7 @@ impl<'a> Pass<'a> {
             started_at: start_after(base.as_ref(), clock::now()),
             epoch: binding.epoch(),
             progress: Progress::default(),
+            fetched: Bytes(0),
         };
         Ok(Self {
             dir,
@@ -85,6 +90,7 @@ impl<'a> Pass<'a> {
             wanted: Vec::new(),
             command_failed: None,
             backlog: None,
+            fetched: Cell::default(),
         })
     }
 
@@ -139,6 +145,15 @@ impl<'a> Pass<'a> {
     }
 
     fn attempt(&mut self, watching: &mut Watching) -> Result<PassReport, AgentError> {
+        self.fetched.set(Bytes(0));
+        let outcome = self.look_and_pull(watching);
+        if outcome.is_err() {
+            traffic::add(self.dir, self.under_way.started_at, self.fetched.get());
+        }
+        outcome
+    }
+
+    fn look_and_pull(&mut self, watching: &mut Watching) -> Result<PassReport, AgentError> {
         let base = self.base.as_ref();
         let told = watching.ask(self.dir, &self.machine, &self.binding, base, self.haste)?;
         self.wanted = told
@@ -247,11 +262,14 @@ impl<'a> Pass<'a> {
         mut glance: impl FnMut(&Self) -> Result<(), AgentError>,
     ) -> Result<Transferred, AgentError> {
         let mut under_way = self.under_way.clone();
+        let before = self.fetched.get();
         let limit = bandwidth::limit(self.dir, self.binding.bind.bandwidth_kib_per_s, under_way.number)?;
         let transfer = link::apply(self.dir, limit.apply(transfer.clone()));
         let began = Instant::now();
         let done = transfer.run(self.dir, &self.machine, self.lock, |progress| {
             if let Some(progress) = progress {
+                under_way.fetched = Bytes(before.0 + progress.bytes_done.0);
+                self.fetched.set(under_way.fetched);
                 under_way.progress = self.backlog.map_or(progress, |backlog| backlog.progress(progress));
                 let _ = self.dir.note_pass(&under_way);
             }
@@ -264,7 +282,9 @@ impl<'a> Pass<'a> {
                 Ok(()) | Err(_) => still_bound(self.dir, self.binding.revision),
             }
         })?;
-        link::note(self.dir, done.tally.totals.unwrap_or_default(), began.elapsed());
+        let totals = done.tally.totals.unwrap_or_default();
+        self.fetched.set(Bytes(before.0 + totals.wire_bytes.0));
+        link::note(self.dir, totals, began.elapsed());
         Ok(done)
     }
 

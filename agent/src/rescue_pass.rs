@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::{PassReport, Progress, Rescue};
 
 use crate::clock;
@@ -21,6 +22,7 @@ use crate::rsync::{Transfer, Transferred};
 use crate::space;
 use crate::ssh::Machine;
 use crate::state::{BindingFile, PassUnderWay, PointFile, REQUEST_LOCK};
+use crate::traffic;
 use crate::wish::Wish;
 
 /// A rescue, from its first look to its recovery point.
@@ -46,12 +48,16 @@ impl<'a> RescuePass<'a> {
         recovery_points::clear_leftovers(dir)?;
         let machine = Machine::hosting(dir, &request.host, binding.association(), binding.epoch())?;
         let base = recovery_points::list(dir)?.pop();
+        if let Some(killed) = dir.pass_under_way() {
+            traffic::add(dir, killed.started_at, killed.fetched);
+        }
         let under_way = PassUnderWay {
             // No request for a pass: those are served by passes.
             number: 0,
             started_at: start_after(base.as_ref(), clock::now()),
             epoch: binding.epoch(),
             progress: Progress::default(),
+            fetched: Bytes(0),
         };
         Ok(Self {
             dir,
@@ -143,16 +149,21 @@ impl<'a> RescuePass<'a> {
         let transfer = Transfer::pull_module(&self.machine, &from, &filters, &incoming.path);
         let transfer = incoming.receive(transfer);
         let mut under_way = self.under_way.clone();
-        transfer.run(self.dir, &self.machine, self.lock, |progress| {
+        let pulled = transfer.run(self.dir, &self.machine, self.lock, |progress| {
             if let Some(progress) = progress {
                 under_way.progress = progress;
+                under_way.fetched = progress.bytes_done;
                 let _ = self.dir.note_pass(&under_way);
             }
             match self.still_ours() {
                 Ok(()) => Wish::GoOn,
                 Err(_) => Wish::Stop("the data is on its way to another GPU"),
             }
-        })
+        });
+        if pulled.is_err() {
+            traffic::add(self.dir, under_way.started_at, under_way.fetched);
+        }
+        pulled
     }
 
     fn still_ours(&self) -> Result<(), AgentError> {

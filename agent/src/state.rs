@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use warmspare_domain::ids::{AssociationId, CheckpointName, Epoch, GpuId, RecoveryPointId};
-use warmspare_domain::units::Timestamp;
+use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress, RecoveryPoint, Rescue, RestoreStep};
 
 use crate::checkpoints::Kept;
@@ -104,6 +104,9 @@ pub struct PassUnderWay {
     pub epoch: Epoch,
     /// How far it is.
     pub progress: Progress,
+    /// What it fetched so far, as rsync tells while it runs: about what it put on the wire.
+    #[serde(default)]
+    pub fetched: Bytes,
 }
 
 /// `recovery-points/<id>.json`: a recovery point, with the pass that made it.

@@ -250,6 +250,9 @@ fn interrupted(pass: &PassUnderWay, state: &State) -> PassFailure {
 
 fn note_killed_pass(dir: &DataDir) -> Result<(), AgentError> {
     if let Some(failure) = killed_pass(dir, &dir.state()?) {
+        if let Some(pass) = dir.pass_under_way() {
+            traffic::add(dir, pass.started_at, pass.fetched);
+        }
         // Its request stays unfinished: the next pass serves it.
         dir.update_state(Durability::PowerLoss, |state| state.last_failure = Some(failure))?;
     }

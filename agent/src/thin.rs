@@ -87,6 +87,7 @@ fn keeps(at: Timestamp, now: Timestamp, taken: &mut BTreeSet<(u64, i64)>) -> boo
 mod tests {
     use super::*;
     use warmspare_domain::ids::Epoch;
+    use warmspare_domain::units::Bytes;
     use warmspare_wire::agent::{InMotion, PassScope, Progress};
 
     use crate::checkpoints::Kept;
@@ -174,6 +175,7 @@ mod tests {
                 started_at,
                 epoch: Epoch::FIRST,
                 progress: Progress::default(),
+                fetched: Bytes(0),
             };
             let report = Fetched::of(PassScope::Everything).report(&Transferred::default(), &under_way);
             let mut point = PointFile::of(report, false);
@@ -210,6 +212,7 @@ mod tests {
                 started_at: at(age),
                 epoch: Epoch::FIRST,
                 progress: Progress::default(),
+                fetched: Bytes(0),
             };
             let mut report = Fetched::of(PassScope::Changes).report(&Transferred::default(), &under_way);
             report.in_motion.extend(whole_in.map(|whole| InMotion {

@@ -34,8 +34,8 @@ impl Days {
     }
 }
 
-/// Counts what a pass put on the wire, both ways. One that broke off tells no total and is not counted. What cannot be counted is
-/// only logged: it must not undo a pass.
+/// Counts what a pass put on the wire, both ways; of one that broke off, what rsync told last of what had arrived. What cannot be
+/// counted is only logged: it must not undo a pass.
 pub fn add(dir: &DataDir, at: Timestamp, bytes: Bytes) {
     let add = || {
         let _turn = dir.lock_briefly("traffic.lock")?;

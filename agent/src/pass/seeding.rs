@@ -132,11 +132,12 @@ impl Pass<'_> {
         });
         let named = &listed.tally.named;
         let (large, caches) = sort(named.iter().filter_map(|(line, _)| Listed::read(line)));
+        let backlog = (totals.files, totals.bytes);
         if large.iter().map(|file| file.size).sum::<u64>() < WORTH_IT {
+            self.begin_part(incoming, backlog, Part::All)?;
             return Ok(seeded);
         }
         incoming.start = Start::Resumed;
-        let backlog = (totals.files, totals.bytes);
         let code = [without_caches(), code_only(), vec![format!("--max-size={SMALL}")]].concat();
         self.part(incoming, backlog, Part::Some, &self.some(incoming, &code), &mut seeded)?;
         for names in batches(large) {

@@ -148,6 +148,11 @@ fn a_first_pass_that_is_killed_keeps_what_it_fetched() {
         report.wire_bytes
     );
     assert_eq!(status.points.partial.0, 0);
+    let counted = status.traffic.today;
+    assert!(
+        counted.0 >= 20 << 20,
+        "of the pass that was killed {counted} are counted"
+    );
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
 }
 

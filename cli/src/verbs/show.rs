@@ -99,7 +99,7 @@ fn traffic(view: &Value) -> String {
     let today = Bytes(view["traffic"]["today"].as_u64().unwrap_or_default());
     let cost = view["traffic"]["cost_30_days"].as_f64().unwrap_or_default() / 1e6;
     format!(
-        "{today} today, {} in 30 days (at most ${cost:.2} at the host's price)",
+        "{today} today, {} in 30 days (about ${cost:.2} at the host's price)",
         Bytes(last_30_days)
     )
 }

@@ -65,8 +65,8 @@ pub struct AssociationView {
     pub created_at: Timestamp,
 }
 
-/// What copying put on the wire. Complete passes count, in both directions; the host's price is for what leaves it, so the cost is the most that
-/// it can be.
+/// What copying put on the wire, both ways; of passes that broke off about what had arrived. The host's price is for what leaves it, which is nearly
+/// all of it. Restores are not in it: their price is the standby's, and `estimate` tells it.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct TrafficView {
     /// Since midnight UTC.
