@@ -221,6 +221,7 @@ impl<'a> Pass<'a> {
             full_at: report.started_at,
         });
         watching::remember(self.dir, now_seen)?;
+        watching::count_missed(self.dir, &report)?;
         Ok(report)
     }
 

@@ -178,6 +178,10 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
         Err(error) => {
             process::log(&format!("rescue: {}", error.message()));
             let message = error.message();
+            if matches!(error, AgentError::DiskFull) {
+                // So that the control plane hears of it and lets the disk grow.
+                dir.update_state(Durability::OldOrNew, |state| state.note_failure(&error))?;
+            }
             match error {
                 AgentError::Halted { .. } | AgentError::StaleEpoch { .. } | AgentError::BadRequest(_) => {
                     RescueStage::Refused { at, message }

@@ -15,6 +15,7 @@ use crate::incoming::{self, Incoming, Scope};
 use crate::marker::{Content, MarkerFound, Tree};
 use crate::module;
 use crate::pass::start_after;
+use crate::process;
 use crate::recovery_points;
 use crate::rescue::still_allowed;
 use crate::reserve;
@@ -46,6 +47,9 @@ impl<'a> RescuePass<'a> {
         still_allowed(dir, &binding, request)?;
         dir.remove_torn_writes();
         recovery_points::clear_leftovers(dir)?;
+        if let Err(error) = space::follow_device(dir) {
+            process::log(&error.message());
+        }
         let machine = Machine::hosting(dir, &request.host, binding.association(), binding.epoch())?;
         let base = recovery_points::list(dir)?.pop();
         if let Some(killed) = dir.pass_under_way() {

@@ -6,6 +6,7 @@ use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress, RecoveryPoint, Rescue, RestoreStep};
 
 use crate::checkpoints::Kept;
+use crate::clock;
 use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::marker::{self, Marker};
@@ -80,6 +81,18 @@ pub struct State {
     /// A person accepted the source as it is: the deletion guards let one pass through.
     #[serde(default)]
     pub deletions_accepted: bool,
+}
+
+impl State {
+    /// Notes a pass, or a rescue, that failed now.
+    pub fn note_failure(&mut self, error: &AgentError) {
+        self.last_failure = Some(PassFailure {
+            at: clock::now(),
+            kind: error.pass_failure_kind(),
+            message: error.message(),
+            in_a_row: self.last_failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1,
+        });
+    }
 }
 
 /// `wanted.json`: how many passes were asked for, ever. Written before the worker is told, so that a request outlives everybody.

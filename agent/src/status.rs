@@ -20,6 +20,7 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
     let state = dir.state()?;
     let bound = dir.binding()?;
     let points = recovery_points::list(dir)?;
+    let watch = dir.watch_file();
     let pass = activity(dir, &state)?;
     let last_failure = match (&pass, sync::killed_pass(dir, &state)) {
         (PassActivity::Idle, Some(killed)) => Some(killed),
@@ -40,7 +41,8 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
         }),
         restore: restoring(dir)?,
         disk: space::disk(dir)?,
-        watcher: dir.watch_file().watcher,
+        watcher: watch.watcher,
+        missed: watch.missed,
         live_until: live::leased_until(dir),
         rescue: rescue::activity(dir)?,
         traffic: traffic::traffic(dir, clock::now()),

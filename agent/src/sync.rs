@@ -9,7 +9,7 @@ use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use warmspare_wire::agent::{Halt, PassFailure, PassFailureKind, PassReport, Sync, Urgency};
+use warmspare_wire::agent::{Halt, PassFailure, PassReport, Sync, Urgency};
 
 use crate::bell::Bell;
 use crate::clock;
@@ -21,7 +21,7 @@ use crate::process;
 use crate::recovery_points;
 use crate::reserve;
 use crate::space;
-use crate::state::{PASS_LOCK, PassUnderWay, REQUEST_LOCK, Requests, State};
+use crate::state::{PASS_LOCK, REQUEST_LOCK, Requests, State};
 use crate::traffic;
 use crate::watching::{Haste, Watching};
 
@@ -234,18 +234,13 @@ fn number_of_our_own(dir: &DataDir) -> Result<Option<u64>, AgentError> {
 /// The pass whose worker was killed, if that is what is left of it.
 #[must_use]
 pub fn killed_pass(dir: &DataDir, state: &State) -> Option<PassFailure> {
-    let killed = dir.pass_under_way().filter(|pass| pass.number > state.finished);
-    killed.map(|pass| interrupted(&pass, state))
-}
-
-fn interrupted(pass: &PassUnderWay, state: &State) -> PassFailure {
-    let error = AgentError::Interrupted(format!("the pass of {} was killed", pass.started_at));
-    PassFailure {
-        at: clock::now(),
-        kind: PassFailureKind::Interrupted,
-        message: error.message(),
-        in_a_row: in_a_row(state),
-    }
+    let killed = dir.pass_under_way().filter(|pass| pass.number > state.finished)?;
+    let mut noted = state.clone();
+    noted.note_failure(&AgentError::Interrupted(format!(
+        "the pass of {} was killed",
+        killed.started_at
+    )));
+    noted.last_failure
 }
 
 fn note_killed_pass(dir: &DataDir) -> Result<(), AgentError> {
@@ -304,23 +299,13 @@ fn note_failure(dir: &DataDir, number: u64, revision: Option<u64>, error: AgentE
 }
 
 fn fail(state: &mut State, number: u64, error: &AgentError) {
-    let at = clock::now();
-    state.last_failure = Some(PassFailure {
-        at,
-        kind: error.pass_failure_kind(),
-        message: error.message(),
-        in_a_row: in_a_row(state),
-    });
+    state.note_failure(error);
     if let AgentError::Halted { reason, detail } = error {
         state.halt = Some(Halt {
-            at,
+            at: clock::now(),
             reason: *reason,
             detail: detail.clone(),
         });
     }
     state.finished = number;
-}
-
-fn in_a_row(state: &State) -> u32 {
-    state.last_failure.as_ref().map_or(0, |failure| failure.in_a_row) + 1
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::{Bytes, Timestamp};
-use warmspare_wire::agent::Watcher;
+use warmspare_wire::agent::{Missed, PassReport, Watcher};
 
 use crate::clock;
 use crate::data_dir::{DataDir, Durability};
@@ -44,6 +44,8 @@ pub struct WatchFile {
     pub watcher: Watcher,
     /// When to look for one again, and for which bind that holds.
     pub try_again: Option<(Timestamp, u64)>,
+    /// What full scans found that no watcher had told of.
+    pub missed: Missed,
 }
 
 /// See [`WatchFile::seen`].
@@ -260,6 +262,20 @@ pub fn remember(dir: &DataDir, seen: Option<Seen>) -> Result<(), AgentError> {
     let mut file = dir.watch_file();
     file.schema = SCHEMA;
     file.seen = seen;
+    dir.save_watch_file(&file)
+}
+
+/// Adds what a full scan found that the watcher had not told of.
+///
+/// # Errors
+/// When the disk is full or fails.
+pub fn count_missed(dir: &DataDir, report: &PassReport) -> Result<(), AgentError> {
+    if report.missed == 0 {
+        return Ok(());
+    }
+    let mut file = dir.watch_file();
+    file.missed.changes += report.missed;
+    file.missed.last_at = Some(report.started_at);
     dir.save_watch_file(&file)
 }
 

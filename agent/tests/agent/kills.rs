@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use warmspare_domain::ids::Epoch;
-use warmspare_wire::agent::{PassFailureKind, RecoveryPoint, Request, RestoreActivity, Urgency};
+use warmspare_wire::agent::{Bind, PassActivity, PassFailureKind, RecoveryPoint, Request, RestoreActivity, Urgency};
 
 use crate::support::{
     Dice, Machine, Standby, assert_same_tree, bound, descendants, eventually, kill, read_tree, status_of, write,
@@ -137,7 +137,7 @@ fn a_first_pass_that_is_killed_keeps_what_it_fetched() {
     gpu.release();
     let partial = eventually("the partial copy was counted", || {
         let status = standby.status();
-        (status.pass == warmspare_wire::agent::PassActivity::Idle).then_some(status.points.partial)
+        (status.pass == PassActivity::Idle).then_some(status.points.partial)
     });
     assert!(partial.0 >= 20 << 20, "{partial}");
     let status = standby.pass(FIRST);
@@ -148,12 +148,28 @@ fn a_first_pass_that_is_killed_keeps_what_it_fetched() {
         report.wire_bytes
     );
     assert_eq!(status.points.partial.0, 0);
-    let counted = status.traffic.today;
-    assert!(
-        counted.0 >= 20 << 20,
-        "of the pass that was killed {counted} are counted"
-    );
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
+}
+
+#[test]
+fn what_a_killed_pass_fetched_counts_as_traffic() {
+    let (gpu, standby) = bound();
+    let slow = Bind {
+        bandwidth_kib_per_s: 8192,
+        ..standby.bind_request(&gpu, FIRST)
+    };
+    status_of(standby.call(Request::Bind(slow)));
+    write(&gpu.tree().join("large"), crate::support::noise(40 << 20));
+    standby.try_sync(FIRST, Urgency::Due, 0);
+    let arrived = 16 << 20;
+    eventually("a good part has arrived", || match standby.status().pass {
+        PassActivity::Running { progress, .. } => (progress.bytes_done.0 >= arrived).then_some(()),
+        PassActivity::Idle => None,
+    });
+    standby.workers().into_iter().for_each(kill);
+    let status = standby.pass(FIRST);
+    let (counted, last) = (status.traffic.today, status.last_complete.unwrap().wire_bytes);
+    assert!(counted.0 >= last.0 + arrived, "{counted} counted, {last} of them last");
 }
 
 #[test]

@@ -413,6 +413,10 @@ fn what_the_watcher_cannot_see_is_found_by_the_full_scan_and_counted() {
     standby.age_full_scan();
     let report = pass(&gpu, &standby);
     assert_eq!((report.scope, report.missed), (Everything, 1));
+    // It is still told after the next pass.
+    pass(&gpu, &standby);
+    let missed = standby.status().missed;
+    assert_eq!((missed.changes, missed.last_at), (1, Some(report.started_at)));
     assert_eq!(pass(&gpu, &standby).scope, Nothing);
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::Value;
 use warmspare_domain::ids::GpuId;
 use warmspare_domain::units::Bytes;
-use warmspare_wire::agent::{Progress, RestoreActivity};
+use warmspare_wire::agent::{Progress, RescueActivity, RestoreActivity, Watcher};
 
 use super::words::{exit_code, lag, point, text};
 use crate::client::{Api, print_json};
@@ -39,11 +39,24 @@ impl Show {
         if let Ok(progress) = serde_json::from_value::<Progress>(view["pass"].clone()) {
             println!("pass             {progress}");
         }
+        print_failure(&view["last_failure"]);
         print_remarks(&view["last_pass"]);
+        if let Ok(watcher) = serde_json::from_value::<Watcher>(view["watcher"].clone()) {
+            println!("watcher          {}", watcher_words(&watcher));
+        }
+        if let Some(changes) = view["missed"]["changes"].as_u64().filter(|changes| *changes > 0) {
+            println!(
+                "missed           {changes} changes the watcher did not see, last at {}: full scans found them",
+                text(&view["missed"], "last_at")
+            );
+        }
         match serde_json::from_value::<RestoreActivity>(view["restore"].clone()) {
             Ok(RestoreActivity::Running { step, progress, .. }) => println!("restore          {step}, {progress}"),
             Ok(RestoreActivity::Failed { message, .. }) => println!("restore          failed: {message}"),
             Ok(RestoreActivity::Verified { .. } | RestoreActivity::Never) | Err(_) => {}
+        }
+        if let Some(words) = rescue(&view["rescue"]) {
+            println!("rescue           {words}");
         }
         println!("traffic          {}", traffic(&view));
         println!("agent heard      {}", text(&view, "heard_at"));
@@ -59,6 +72,38 @@ impl Show {
         }
         Ok(exit_code(&view))
     }
+}
+
+fn print_failure(failure: &Value) {
+    if let Some(message) = failure["message"].as_str() {
+        println!(
+            "failing          {} in a row, last at {}",
+            failure["in_a_row"],
+            text(failure, "at")
+        );
+        println!("                 {message}");
+    }
+}
+
+fn watcher_words(watcher: &Watcher) -> String {
+    match watcher {
+        Watcher::Unknown => "not known yet".to_owned(),
+        Watcher::Starting => "is listing the tree; until it knows it, passes look at every file".to_owned(),
+        Watcher::Watching { directories } => format!("tells what changes in {directories} directories"),
+        Watcher::Missing { reason } => format!("none, so every pass looks at every file: {reason}"),
+    }
+}
+
+fn rescue(rescue: &Value) -> Option<String> {
+    Some(match serde_json::from_value(rescue.clone()).ok()? {
+        RescueActivity::Never => return None,
+        RescueActivity::Running { progress, .. } => format!("from the lost GPU's disk: {progress}"),
+        RescueActivity::Complete { changed_files, .. } => {
+            format!("everything on the lost GPU's disk was fetched, {changed_files} files had changed")
+        }
+        RescueActivity::Failed { message, attempts, .. } => format!("failed, attempt {attempts}: {message}"),
+        RescueActivity::Refused { message, .. } => format!("refused: {message}"),
+    })
 }
 
 /// What the last pass could not do as wished.

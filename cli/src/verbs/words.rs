@@ -21,7 +21,13 @@ pub(super) fn point(view: &Value) -> String {
     let point = &view["latest_recovery_point"];
     match (point["files"].as_u64(), point["bytes"].as_u64()) {
         (Some(files), Some(bytes)) => format!("{files} files, {}", Bytes(bytes)),
-        _ => "none yet".to_owned(),
+        _ => match (
+            view["pass"]["bytes_done"].as_u64(),
+            view["pass"]["bytes_total"].as_u64(),
+        ) {
+            (Some(done), Some(all)) if all > 0 => format!("none yet, {} % arrived", done.saturating_mul(100) / all),
+            _ => "none yet".to_owned(),
+        },
     }
 }
 

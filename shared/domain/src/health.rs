@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::association::{Association, Copying, Link, OutbidNotice, Phase, Rescue, Saved, Space, Trust};
+use crate::association::{Association, Copying, Link, Loss, OutbidNotice, Phase, Rescue, Saved, Space, Trust};
 use crate::disk_speed::{self, Load, cheap_disk_needs};
 use crate::units::{Bytes, Timestamp};
 
 /// What the last heartbeat said of the data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heartbeat {
     /// The start of the last complete pass.
     pub last_pass_started_at: Option<Timestamp>,
@@ -17,6 +17,23 @@ pub struct Heartbeat {
     pub disk_total: Bytes,
     /// The last complete pass.
     pub last_pass: Option<LastPass>,
+    /// How far the pass under way is, in words.
+    pub pass_under_way: Option<String>,
+    /// Why passes fail, when none completed since.
+    pub failing: Option<Failing>,
+    /// Why passes have to look at every file, when no watcher tells what changed.
+    pub unwatched: Option<String>,
+    /// Why the last rescue fetched nothing, and of which loss.
+    pub not_rescued: Option<(Timestamp, String)>,
+}
+
+/// Passes that fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failing {
+    /// How many in a row.
+    pub in_a_row: u32,
+    /// What the agent says of the last one.
+    pub message: String,
 }
 
 /// What the last complete pass did.
@@ -59,8 +76,10 @@ const LOW_DISK_PERCENT: u64 = 10;
 #[must_use]
 pub fn health(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp) -> Health {
     let mut notes: Vec<(Grade, String)> = Vec::new();
-    note_phase(a, now, &mut notes);
+    note_phase(a, heartbeat, now, &mut notes);
     note_lag(a, heartbeat, now, &mut notes);
+    notes.extend(heartbeat.and_then(|beat| failing(a, beat)));
+    notes.extend(heartbeat.and_then(|beat| unwatched(a, beat)));
     notes.extend(slow_disk(a, heartbeat).map(|text| (Grade::Degraded, text)));
     if let Some(beat) = heartbeat
         && beat.disk_total.0 > 0
@@ -108,7 +127,7 @@ pub fn health(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp) ->
     }
 }
 
-fn note_phase(a: &Association, now: Timestamp, notes: &mut Vec<(Grade, String)>) {
+fn note_phase(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp, notes: &mut Vec<(Grade, String)>) {
     let (grade, text) = match &a.phase {
         Phase::Protected if a.watch.outbid != OutbidNotice::None => (
             Grade::Degraded,
@@ -128,11 +147,16 @@ fn note_phase(a: &Association, now: Timestamp, notes: &mut Vec<(Grade, String)>)
             Grade::Degraded,
             "the standby is being made; nothing is saved yet".to_owned(),
         ),
-        Phase::Seeding => (
-            Grade::Degraded,
-            "the first pass is under way; nothing can be restored yet, only what has arrived be downloaded (as `partial`)"
-                .to_owned(),
-        ),
+        Phase::Seeding => {
+            let far = heartbeat.and_then(|beat| beat.pass_under_way.as_ref());
+            (
+                Grade::Degraded,
+                format!(
+                    "the first pass is under way{}; nothing can be restored yet, only what has arrived be downloaded (as `partial`)",
+                    far.map_or_else(String::new, |far| format!(" ({far})"))
+                ),
+            )
+        }
         Phase::Holding(loss) => {
             let saved = match a.saved {
                 Saved::Points => "the data is kept",
@@ -147,7 +171,7 @@ fn note_phase(a: &Association, now: Timestamp, notes: &mut Vec<(Grade, String)>)
                 format!(
                     "the GPU is lost: {}; {saved} until {end} ({hours} h){}",
                     loss.cause,
-                    rescue_words(loss.rescue)
+                    rescue_words(loss, heartbeat)
                 ),
             )
         }
@@ -157,9 +181,7 @@ fn note_phase(a: &Association, now: Timestamp, notes: &mut Vec<(Grade, String)>)
         ),
         Phase::Halted { reason, .. } => {
             let rest = match a.saved {
-                Saved::Points => {
-                    "the recovery points are safe. Look at the GPU, then accept it as it is, or restore"
-                }
+                Saved::Points => "the recovery points are safe. Look at the GPU, then accept it as it is, or restore",
                 Saved::Nothing => {
                     "what had arrived of the first pass is kept: download it (as `partial`) before you accept the GPU as it is, which replaces it"
                 }
@@ -171,12 +193,42 @@ fn note_phase(a: &Association, now: Timestamp, notes: &mut Vec<(Grade, String)>)
     notes.push((grade, text));
 }
 
-fn rescue_words(rescue: Rescue) -> &'static str {
-    match rescue {
-        Rescue::Over => "",
-        Rescue::Wanted { .. } => "; its last changes are being fetched from its disk",
-        Rescue::Complete => "; everything that was on its disk was fetched",
+fn rescue_words(loss: &Loss, heartbeat: Option<&Heartbeat>) -> String {
+    let failed = heartbeat
+        .and_then(|beat| beat.not_rescued.as_ref())
+        .filter(|(of, _)| *of == loss.since);
+    match (loss.rescue, failed) {
+        (Rescue::Over, Some((_, why))) => {
+            format!("; what was written after the last pass could not be fetched from its disk: {why}")
+        }
+        (Rescue::Over, None) => String::new(),
+        (Rescue::Wanted { .. }, _) => "; its last changes are being fetched from its disk".to_owned(),
+        (Rescue::Complete, _) => "; everything that was on its disk was fetched".to_owned(),
     }
+}
+
+/// Passes that fail one after the other: a single one may be a connection that broke.
+fn failing(a: &Association, beat: &Heartbeat) -> Option<(Grade, String)> {
+    let (Phase::Seeding | Phase::Protected, Some(failing)) = (&a.phase, &beat.failing) else {
+        return None;
+    };
+    let grade = match failing.in_a_row {
+        ..2 => return None,
+        2..5 => Grade::Degraded,
+        5.. => Grade::Bad,
+    };
+    Some((
+        grade,
+        format!("{} passes in a row failed: {}", failing.in_a_row, failing.message),
+    ))
+}
+
+fn unwatched(a: &Association, beat: &Heartbeat) -> Option<(Grade, String)> {
+    let (Phase::Protected, Some(why)) = (&a.phase, &beat.unwatched) else {
+        return None;
+    };
+    let text = format!("every pass looks at every file, because nothing tells what changed: {why}");
+    Some((Grade::Good, text))
 }
 
 fn note_lag(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp, notes: &mut Vec<(Grade, String)>) {

@@ -2,7 +2,7 @@
 //!
 //! The first half judges one decision; the second half judges what was done to the world, told in [`Deletion`] and [`Inventory`].
 
-use crate::association::{Association, Lease, Order, Phase, RestoreJob, Target};
+use crate::association::{Association, Lease, Order, Phase, Rescue, RestoreJob, Target};
 use crate::decide::{ABSENT_READS, Decision};
 use crate::effect::{Effect, StandbyRef};
 use crate::event::{Event, Subject};
@@ -155,7 +155,8 @@ fn follows(a: &Association, effect: &Effect) -> bool {
             ours && matches!(&a.phase, Phase::Holding(held) if held.since == *loss && held.cause.leaves_the_disk())
         }
         Effect::GrowDisk { standby, gb } => {
-            copying && ours(standby) && *gb > a.disk_gb() && *gb <= a.policy.max_disk_gb
+            let rescuing = matches!(&a.phase, Phase::Holding(loss) if matches!(loss.rescue, Rescue::Wanted { .. }));
+            (copying || rescuing) && ours(standby) && *gb > a.disk_gb() && *gb <= a.policy.max_disk_gb
         }
         Effect::RentGpu { epoch, .. } => job_epoch(a) == Some(*epoch) && target_gpu(a).is_none(),
         Effect::Restore { epoch, target, .. } => job_epoch(a) == Some(*epoch) && target_gpu(a) == Some(*target),

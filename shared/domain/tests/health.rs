@@ -5,8 +5,8 @@ mod fixtures;
 use std::time::Duration;
 
 use fixtures::*;
-use warmspare_domain::association::{Association, Saved};
-use warmspare_domain::health::{Grade, Health, Heartbeat, LastPass, health};
+use warmspare_domain::association::{Association, Phase, Rescue, Saved};
+use warmspare_domain::health::{Failing, Grade, Health, Heartbeat, LastPass, health};
 use warmspare_domain::units::Bytes;
 
 const MIB: u64 = 1 << 20;
@@ -23,6 +23,10 @@ fn after(a: &Association, took_s: u64, files: u64, changed_files: u64, wire_mib:
         disk_free: Bytes(50 << 30),
         disk_total: Bytes(100 << 30),
         last_pass: Some(last_pass),
+        pass_under_way: None,
+        failing: None,
+        unwatched: None,
+        not_rescued: None,
     };
     health(a, Some(&heartbeat), t0())
 }
@@ -67,6 +71,80 @@ fn what_another_disk_would_not_help_is_not_blamed_on_it() {
     let mut balanced = protected();
     balanced.policy.machine.disk_type = "pd-balanced".to_owned();
     assert_eq!(after(&balanced, 60, 200_000, 4_000, 100).grade, Grade::Good);
+}
+
+/// What the agent says beside its passes.
+fn told(a: &Association, change: impl FnOnce(&mut Heartbeat)) -> Health {
+    let mut heartbeat = Heartbeat {
+        last_pass_started_at: Some(t0()),
+        disk_free: Bytes(50 << 30),
+        disk_total: Bytes(100 << 30),
+        last_pass: None,
+        pass_under_way: None,
+        failing: None,
+        unwatched: None,
+        not_rescued: None,
+    };
+    change(&mut heartbeat);
+    health(a, Some(&heartbeat), t0())
+}
+
+#[test]
+fn passes_that_fail_one_after_the_other_are_said_with_their_reason() {
+    let failing = |a: &Association, in_a_row| {
+        told(a, |beat| {
+            beat.failing = Some(Failing {
+                in_a_row,
+                message: "rsync is missing on 203.0.113.7:22".to_owned(),
+            });
+        })
+    };
+    let says = |health: &Health| {
+        health
+            .reasons
+            .iter()
+            .any(|reason| reason.contains("rsync is missing on"))
+    };
+    assert!(
+        !says(&failing(&protected(), 1)),
+        "a single one may be a connection that broke"
+    );
+    for (a, in_a_row, grade) in [
+        (protected(), 2, Grade::Degraded),
+        (protected(), 5, Grade::Bad),
+        (seeding(), 2, Grade::Degraded),
+        (seeding(), 9, Grade::Bad),
+    ] {
+        let health = failing(&a, in_a_row);
+        assert!(says(&health) && health.grade == grade, "{health:?}");
+    }
+    assert!(!says(&failing(&halted(), 9)), "a halt has words of its own");
+}
+
+#[test]
+fn how_far_the_first_pass_is_and_what_a_rescue_could_not_fetch_are_said() {
+    let far = told(&seeding(), |beat| {
+        beat.pass_under_way = Some("1 GiB of 4 GiB, 9 min left".to_owned())
+    });
+    assert!(far.reasons[0].contains("(1 GiB of 4 GiB, 9 min left)"), "{far:?}");
+    let lost = |since| {
+        let mut a = holding();
+        if let Phase::Holding(loss) = &mut a.phase {
+            loss.rescue = Rescue::Over;
+            loss.since = since;
+        }
+        told(&a, |beat| {
+            beat.not_rescued = Some((t0(), "its disk holds no marker".to_owned()))
+        })
+    };
+    assert!(lost(t0()).reasons[0].contains("could not be fetched from its disk: its disk holds no marker"));
+    assert!(
+        !lost(t0() + Duration::from_secs(1)).reasons[0].contains("marker"),
+        "of another loss"
+    );
+    let unwatched = told(&protected(), |beat| beat.unwatched = Some("too few watches".to_owned()));
+    assert_eq!(unwatched.grade, Grade::Good);
+    assert!(unwatched.reasons[0].contains("too few watches"), "{unwatched:?}");
 }
 
 #[test]

@@ -1697,6 +1697,35 @@ fn a_paused_gpus_disk_is_read_before_a_replacement_is_rented_and_holds_nothing_u
 }
 
 #[test]
+fn a_disk_that_is_full_grows_for_what_is_rescued_and_then_it_is_fetched() {
+    let looked_at = looked(sees_gpu(paused()));
+    let lost = |cap| {
+        let capped = with_policy(doubted(protected()), |policy| policy.max_disk_gb = cap);
+        let announced = after(&capped, &Event::OutbidAnnounced { gpu: gpu() });
+        let failed = AgentReport {
+            rescue: RescueSeen::Failed {
+                loss: t0(),
+                attempts: 1,
+            },
+            disk: DiskSeen::Short { total_gb: 100 },
+            ..pulling()
+        };
+        after(&after(&announced, &looked_at), &reported(failed))
+    };
+    let kinds = |a: &Association| -> Vec<E> {
+        decide(a, &looked_at, t0())
+            .effects
+            .iter()
+            .map(warmspare_domain::effect::Effect::kind)
+            .collect()
+    };
+    assert_eq!(kinds(&lost(0)), [E::Rescue], "it may not grow");
+    assert_eq!(kinds(&lost(200)), [E::GrowDisk]);
+    let grown = after(&lost(200), &Event::DiskGrown { attempt: 1, gb: 150 });
+    assert_eq!(kinds(&grown), [E::Rescue]);
+}
+
+#[test]
 fn a_disk_that_fills_grows_step_by_step_to_the_users_cap_and_never_twice_at_once() {
     let told = |total_gb| {
         reported(AgentReport {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use warmspare_domain::health::{Heartbeat, LastPass};
+use warmspare_domain::health::{Failing, Heartbeat, LastPass};
 use warmspare_domain::ids::AssociationId;
 use warmspare_domain::units::Timestamp;
-use warmspare_wire::agent::Status;
+use warmspare_wire::agent::{PassActivity, RescueActivity, Status, Watcher};
 
 /// What one agent said last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,24 @@ impl Pulse {
                 changed_files: pass.changed_files,
                 wire_bytes: pass.wire_bytes,
             }),
+            pass_under_way: match &self.status.pass {
+                PassActivity::Idle => None,
+                PassActivity::Running { progress, .. } => Some(progress.to_string()),
+            },
+            failing: self.status.last_failure.as_ref().map(|failure| Failing {
+                in_a_row: failure.in_a_row,
+                message: failure.message.clone(),
+            }),
+            unwatched: match &self.status.watcher {
+                Watcher::Missing { reason } => Some(reason.clone()),
+                Watcher::Unknown | Watcher::Starting | Watcher::Watching { .. } => None,
+            },
+            not_rescued: match &self.status.rescue {
+                RescueActivity::Failed { loss, message, .. } | RescueActivity::Refused { loss, message, .. } => {
+                    Some((*loss, message.clone()))
+                }
+                RescueActivity::Never | RescueActivity::Running { .. } | RescueActivity::Complete { .. } => None,
+            },
         }
     }
 }

@@ -319,13 +319,16 @@ pub struct Status {
     /// Who tells what changed on the GPU.
     #[serde(default, skip_serializing_if = "is_default")]
     pub watcher: Watcher,
+    /// What full scans found that the watcher had not told of.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub missed: Missed,
     /// Until when the agent goes on by itself.
     #[serde(default, skip_serializing_if = "is_default")]
     pub live_until: Option<Timestamp>,
     /// The last rescue, if there ever was one.
     #[serde(default)]
     pub rescue: RescueActivity,
-    /// What complete passes put on the wire.
+    /// What passes put on the wire.
     #[serde(default)]
     pub traffic: Traffic,
     /// What it pulls, once it is bound: whoever lost its record asks here.
@@ -355,6 +358,16 @@ pub enum Watcher {
         /// Why, and what to do, for a person.
         reason: String,
     },
+}
+
+/// Changes that full scans found and the watcher had not told of, since the standby was made: written through memory maps, or by other
+/// machines on a shared disk. They arrive with the full scan, which comes every 15 minutes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missed {
+    /// How many.
+    pub changes: u64,
+    /// The start of the last pass that found any.
+    pub last_at: Option<Timestamp>,
 }
 
 /// Where a restore job pushes to, as its [`Restore`] said.
@@ -445,10 +458,23 @@ impl Display for Progress {
             "{bytes} of {all}, {} of {} files at {rate}/s",
             self.files_done, self.files_total
         )?;
-        match all.0.saturating_sub(bytes.0).checked_div(self.bytes_per_second) {
-            Some(seconds) => write!(f, ", {seconds} s left"),
+        match self.seconds_left() {
+            Some(seconds @ ..120) => write!(f, ", {seconds} s left"),
+            Some(seconds @ ..7200) => write!(f, ", {} min left", seconds / 60),
+            Some(seconds) => write!(f, ", {} h {} min left", seconds / 3600, seconds / 60 % 60),
             None => Ok(()),
         }
+    }
+}
+
+impl Progress {
+    /// How long the rest takes at this rate, in seconds; `None` while the total or the rate is not known.
+    #[must_use]
+    pub fn seconds_left(&self) -> Option<u64> {
+        let total = Some(self.bytes_total.0).filter(|total| *total > 0)?;
+        total
+            .saturating_sub(self.bytes_done.0)
+            .checked_div(self.bytes_per_second)
     }
 }
 
@@ -765,7 +791,7 @@ pub enum RescueActivity {
     },
 }
 
-/// What complete passes put on the wire, both ways, by days in UTC.
+/// What passes put on the wire, both ways, by days in UTC; of those that broke off about what had arrived.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Since midnight.

@@ -13,7 +13,7 @@ use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{
     Accept, Answer, AuthorizeDownload, Bind, Binding, Call, Change, ChangeKind, Compare, Comparison, DiskSpace, Halt,
-    Host, InMotion, Live, Outcome, Partial, PassActivity, PassFailure, PassFailureKind, PassReport, PassScope,
+    Host, InMotion, Live, Missed, Outcome, Partial, PassActivity, PassFailure, PassFailureKind, PassReport, PassScope,
     PointChoice, Points, Progress, RecoveryPoint, Refusal, RefusalKind, Request, Rescue, RescueActivity, Restore,
     RestoreActivity, RestoreStep, RestoreTarget, Source, Status, Sync, Traffic, Urgency, Watcher,
 };
@@ -155,6 +155,7 @@ fn full_status() -> Status {
             free: Bytes(40),
         },
         watcher: Watcher::Unknown,
+        missed: Missed::default(),
         live_until: None,
         rescue: RescueActivity::Complete {
             loss: AT,
@@ -433,6 +434,18 @@ fn fields_that_came_with_the_watcher_are_written_and_read_as_ever() {
         })
         .collect();
     check("agent-answers-watch-1.json", &answers);
+}
+
+#[test]
+fn what_the_watcher_missed_is_counted_from_some_version_on() {
+    let answer = Answer::new(Outcome::Status(Box::new(Status {
+        missed: Missed {
+            changes: 4,
+            last_at: Some(AT),
+        },
+        ..full_status()
+    })));
+    check("agent-answer-missed-1.json", &answer);
 }
 
 #[test]

@@ -151,7 +151,8 @@ fn hold(a: &mut Association, seen: &Seen, now: Timestamp) -> Option<Effect> {
     let rescue = rescue::is_wanted(a, now);
     if is_wanted(a, now) || rescue {
         return match standby_up(a, seen, now) {
-            Up::Yes(endpoint) => rescue::due(a, endpoint, &seen.gpu, now),
+            // What is rescued may need more room than there is.
+            Up::Yes(endpoint) => grow::due(a, now).or_else(|| rescue::due(a, endpoint, &seen.gpu, now)),
             Up::Not(effect) => effect,
         };
     }

@@ -7,7 +7,8 @@ use warmspare_domain::ids::{AssociationId, Epoch, GpuId, StandbyName, Zone};
 use warmspare_domain::policy::Policy;
 use warmspare_domain::units::{Bytes, MicroUsd, Timestamp};
 use warmspare_wire::agent::{
-    PassActivity, PassReport, Progress, RecoveryPoint, RestoreActivity, Status, Traffic, Watcher,
+    Missed, PassActivity, PassFailure, PassReport, Progress, RecoveryPoint, RescueActivity, RestoreActivity, Status,
+    Traffic, Watcher,
 };
 
 use crate::pulse::Pulse;
@@ -43,14 +44,22 @@ pub struct AssociationView {
     pub recovery_points: u64,
     /// The last complete pass: what it looked at, which files keep an older version, whether the command before it failed.
     pub last_pass: Option<PassReport>,
+    /// Why passes fail, and how many in a row, when none completed since.
+    pub last_failure: Option<PassFailure>,
     /// The pass under way.
-    pub pass: Option<Progress>,
+    pub pass: Option<ProgressView>,
     /// The restore job.
     pub restore: Option<RestoreActivity>,
+    /// What was fetched from the disk of the GPU when it was lost last, or why nothing was.
+    pub rescue: Option<RescueActivity>,
     /// Free space on the data disk.
     pub disk_free: Option<Bytes>,
     /// Who tells the standby what changed on the GPU; `null` before the first pass looked.
     pub watcher: Option<Watcher>,
+    /// What full scans found that it had not told of.
+    pub missed: Option<Missed>,
+    /// Until when the standby copies by itself between two beats, unless a beat renews that.
+    pub live_until: Option<Timestamp>,
     /// What copying put on the wire, and what the GPU's host charges for it.
     pub traffic: Option<TrafficView>,
     /// When the agent was heard last.
@@ -63,6 +72,16 @@ pub struct AssociationView {
     pub history: Vec<HistoryLine>,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+/// How far a pass is.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ProgressView {
+    /// In bytes and files.
+    #[serde(flatten)]
+    pub progress: Progress,
+    /// How long the rest takes at this rate, in seconds; `null` while nobody can tell.
+    pub seconds_left: Option<u64>,
 }
 
 /// What copying put on the wire, both ways; of passes that broke off about what had arrived. The host's price is for what leaves it, which is nearly
@@ -111,7 +130,7 @@ impl AssociationView {
         let heartbeat = pulse.map(Pulse::heartbeat);
         let health = health(a, heartbeat.as_ref(), now);
         let status = pulse.map(|pulse| &pulse.status);
-        let start = heartbeat.and_then(|beat| beat.last_pass_started_at);
+        let start = heartbeat.as_ref().and_then(|beat| beat.last_pass_started_at);
         let lag = start.map(|start| lag_until(a, now).since(start));
         Self {
             association: a.id,
@@ -132,17 +151,26 @@ impl AssociationView {
             latest_recovery_point: status.and_then(|status| status.points.latest.clone()),
             recovery_points: status.map_or(0, |status| status.points.count),
             last_pass: status.and_then(|status| status.last_complete.clone()),
+            last_failure: status.and_then(|status| status.last_failure.clone()),
             pass: status.and_then(|status| match status.pass {
                 PassActivity::Idle => None,
-                PassActivity::Running { progress, .. } => Some(progress),
+                PassActivity::Running { progress, .. } => Some(ProgressView {
+                    progress,
+                    seconds_left: progress.seconds_left(),
+                }),
             }),
             restore: status
                 .map(|status| status.restore.clone())
                 .filter(|restore| *restore != RestoreActivity::Never),
+            rescue: status
+                .map(|status| status.rescue.clone())
+                .filter(|rescue| *rescue != RescueActivity::Never),
             disk_free: status.map(|status| status.disk.free),
             watcher: status
                 .map(|status| status.watcher.clone())
                 .filter(|watcher| *watcher != Watcher::Unknown),
+            missed: status.map(|status| status.missed),
+            live_until: status.and_then(|status| status.live_until),
             traffic: status.map(|status| TrafficView::new(a, status)),
             heard_at: pulse.map(|pulse| pulse.at),
             superseded: a.superseded.iter().copied().collect(),
