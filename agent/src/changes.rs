@@ -12,7 +12,7 @@ use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::marker::MARKER_DIRECTORY;
 use crate::process;
-use crate::rsync_output::Seen;
+use crate::rsync_output::{Seen, Tally};
 use crate::tree::{self, PARTIAL};
 
 /// Copying one file beside itself without its content, or filtering a few directories.
@@ -135,6 +135,39 @@ fn copied_directories(
     let found = new.iter().filter(|path| copied.join(path).is_dir()).cloned().collect();
     tree::remove(&place).map_err(io)?;
     Ok(found)
+}
+
+/// How many regular files of a tree the user's filters let through.
+///
+/// # Errors
+/// When rsync cannot walk it.
+pub fn files_that_pass(dir: &DataDir, tree: &Path, filters: &[String]) -> Result<u64, AgentError> {
+    const DOING: &str = "count what is not excluded";
+    let io = |error| AgentError::io(DOING, error);
+    let nowhere = dir.file("filter");
+    tree::remove(&nowhere).map_err(io)?;
+    fs::DirBuilder::new().mode(0o700).create(&nowhere).map_err(io)?;
+    let done = process::run(
+        Command::new("rsync")
+            .args(["--recursive", "--links", "--dry-run", "--stats", "--no-human-readable"])
+            .args(filters)
+            .arg("--")
+            .arg(tree.join(""))
+            .arg(nowhere.join(""))
+            .env("LC_ALL", "C"),
+        b"",
+        MOMENT,
+    )?;
+    let told = done.success(DOING)?;
+    tree::remove(&nowhere).map_err(io)?;
+    let mut tally = Tally::default();
+    for line in String::from_utf8_lossy(&told).lines() {
+        tally.read(line);
+    }
+    let totals = tally
+        .totals
+        .ok_or_else(|| io(io::Error::other("rsync told no total")))?;
+    Ok(totals.files)
 }
 
 /// Writes the list for rsync's `--files-from`, each path ended by a zero byte.

@@ -30,7 +30,7 @@ use crate::incoming::{self, Incoming, Scope, Start};
 use crate::link;
 use crate::marker::Tree;
 use crate::observer::Told;
-use crate::recovery_points::{self, Sharing};
+use crate::recovery_points::{self, Sharing, tree_of};
 use crate::reserve;
 use crate::rsync::{Transfer, Transferred};
 use crate::rsync_output::Tally;
@@ -362,7 +362,21 @@ impl<'a> Pass<'a> {
                 max_percent: self.binding.bind.max_deleted_percent,
             }
         };
-        fetched.judge(self.base_files(), deletions)
+        let judged = fetched.judge(self.base_files(), deletions);
+        match (&self.base, judged) {
+            // What the user excludes since is not gone: judged again without it, because counting takes a walk.
+            (Some(base), Err(AgentError::Halted { .. })) if !self.binding.filters().is_empty() => {
+                let tree = tree_of(self.dir, &base.point.id);
+                let kept = changes::files_that_pass(self.dir, &tree, &self.binding.filters())?;
+                let excluded = self.base_files().saturating_sub(kept);
+                let without = Fetched {
+                    deleted: fetched.deleted.saturating_sub(excluded),
+                    ..fetched.clone()
+                };
+                without.judge(kept, deletions)
+            }
+            (_, judged) => judged,
+        }
     }
 
     fn conclude(&self, incoming: &Incoming, done: &Transferred, fetched: &Fetched) -> Result<PassReport, AgentError> {

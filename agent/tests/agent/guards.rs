@@ -5,7 +5,7 @@ use std::path::Path;
 
 use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::Epoch;
-use warmspare_wire::agent::{Accept, PassFailureKind, Request, RestoreActivity, Urgency};
+use warmspare_wire::agent::{Accept, Bind, PassFailureKind, Request, RestoreActivity, Urgency};
 
 use crate::support::{
     Machine, Standby, assert_same_tree, bound, grow_rich_tree, read_tree, remove_tree, status_of, write,
@@ -196,4 +196,37 @@ fn a_rename_of_a_few_files_and_the_deletion_of_half_pass() {
     }
     let report = standby.pass(FIRST).last_complete.unwrap();
     assert_eq!((report.files, report.deleted_files), (50, 50));
+}
+
+#[test]
+fn what_the_user_excludes_from_now_on_is_not_taken_for_a_deletion() {
+    let (gpu, standby) = bound();
+    for n in 0..100 {
+        write(&gpu.tree().join(format!("cache/{n}")), format!("cache {n}"));
+    }
+    for n in 0..40 {
+        write(&gpu.tree().join(format!("work/{n}")), format!("work {n}"));
+    }
+    standby.pass(FIRST);
+    let bind = Bind {
+        excludes: vec!["/cache/".into()],
+        ..standby.bind_request(&gpu, FIRST.next())
+    };
+    status_of(standby.call(Request::Bind(bind)));
+    let status = standby.pass(FIRST.next());
+    assert_eq!(status.points.latest.unwrap().files, 40);
+    // A deletion is one all the same.
+    let bind = Bind {
+        excludes: vec!["/cache/".into(), "/work/1*".into()],
+        ..standby.bind_request(&gpu, FIRST.next().next())
+    };
+    status_of(standby.call(Request::Bind(bind)));
+    for n in 0..40 {
+        if !n.to_string().starts_with('1') && n != 7 {
+            fs::remove_file(gpu.tree().join(format!("work/{n}"))).unwrap();
+        }
+    }
+    let halt = standby.sync(FIRST.next().next()).halt.unwrap();
+    assert_eq!(halt.reason, HaltReason::MassDeletion);
+    assert!(halt.detail.contains("28 of 29 files"), "{}", halt.detail);
 }

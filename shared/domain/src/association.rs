@@ -650,6 +650,21 @@ impl Association {
         association
     }
 
+    /// A new life after a release, because the user asks for it: under a new epoch, and with a standby of another name, so that
+    /// nothing late from the old life passes for this one.
+    #[must_use]
+    pub fn protected_again(released: &Self, policy: Policy, now: Timestamp) -> Self {
+        let mut again = Self::new(released.deployment.clone(), released.id.first_gpu(), policy, now);
+        again.phase = released.phase.clone();
+        again.history = released.history.clone();
+        again.enter(Phase::Provisioning, Reason::ProtectedAgain, now);
+        again.last_epoch = released.last_epoch;
+        again.take_next_epoch();
+        again.standby.attempt = released.standby.attempt.saturating_add(1);
+        again.standby.name = StandbyName::new(&again.deployment, again.id, again.standby.attempt);
+        again
+    }
+
     /// Moves to another phase and remembers it.
     pub(crate) fn enter(&mut self, phase: Phase, reason: Reason, now: Timestamp) {
         let (from, to) = (self.phase.name(), phase.name());

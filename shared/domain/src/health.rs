@@ -21,6 +21,10 @@ pub struct Heartbeat {
     pub pass_under_way: Option<String>,
     /// Why passes fail, when none completed since.
     pub failing: Option<Failing>,
+    /// The numbers behind the guard that holds.
+    pub halt_detail: Option<String>,
+    /// Why the user's command before the last pass failed.
+    pub command_failed: Option<String>,
     /// Why passes have to look at every file, when no watcher tells what changed.
     pub unwatched: Option<String>,
     /// Why the last rescue fetched nothing, and of which loss.
@@ -79,6 +83,7 @@ pub fn health(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp) ->
     note_phase(a, heartbeat, now, &mut notes);
     note_lag(a, heartbeat, now, &mut notes);
     notes.extend(heartbeat.and_then(|beat| failing(a, beat)));
+    notes.extend(heartbeat.and_then(|beat| command_failed(a, beat)));
     notes.extend(heartbeat.and_then(|beat| unwatched(a, beat)));
     notes.extend(slow_disk(a, heartbeat).map(|text| (Grade::Degraded, text)));
     if let Some(beat) = heartbeat
@@ -99,7 +104,7 @@ pub fn health(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp) ->
         );
         notes.push((Grade::Bad, text));
     }
-    if !a.retry.problem.is_empty() {
+    if !a.retry.problem.is_empty() && !matches!(a.phase, Phase::Released { .. }) {
         let grade = if a.retry.failures >= 5 {
             Grade::Bad
         } else {
@@ -181,12 +186,16 @@ fn note_phase(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp, no
         ),
         Phase::Halted { reason, .. } => {
             let rest = match a.saved {
-                Saved::Points => "the recovery points are safe. Look at the GPU, then accept it as it is, or restore",
+                Saved::Points => {
+                    "the recovery points are safe. Look at the GPU, then accept it as it is (`warmspare sync accept-source`), or restore"
+                }
                 Saved::Nothing => {
-                    "what had arrived of the first pass is kept: download it (as `partial`) before you accept the GPU as it is, which replaces it"
+                    "what had arrived of the first pass is kept: download it (as `partial`) before you accept the GPU as it is (`warmspare sync accept-source`), which replaces it"
                 }
             };
-            (Grade::Bad, format!("copying halted: {reason}; {rest}"))
+            let detail = heartbeat.and_then(|beat| beat.halt_detail.as_ref());
+            let detail = detail.map_or_else(String::new, |detail| format!(" ({detail})"));
+            (Grade::Bad, format!("copying halted: {reason}{detail}; {rest}"))
         }
         Phase::Releasing { .. } => (Grade::Degraded, "the standby is being deleted".to_owned()),
     };
@@ -221,6 +230,14 @@ fn failing(a: &Association, beat: &Heartbeat) -> Option<(Grade, String)> {
         grade,
         format!("{} passes in a row failed: {}", failing.in_a_row, failing.message),
     ))
+}
+
+fn command_failed(a: &Association, beat: &Heartbeat) -> Option<(Grade, String)> {
+    let (Phase::Protected, Some(why)) = (&a.phase, &beat.command_failed) else {
+        return None;
+    };
+    let text = format!("the command before the last pass failed, so what it writes may be old in the copy: {why}");
+    Some((Grade::Degraded, text))
 }
 
 fn unwatched(a: &Association, beat: &Heartbeat) -> Option<(Grade, String)> {

@@ -34,6 +34,8 @@ pub enum Reason {
     RecordRebuilt,
     /// Released before it began.
     ReleasedBeforeItBegan,
+    /// The user protects again what was released.
+    ProtectedAgain,
     /// The user asked for it.
     UserAsked,
     /// The request does not fit the phase.
@@ -93,6 +95,7 @@ impl std::fmt::Display for Reason {
             | Self::AlreadySo
             | Self::AlreadyReleased
             | Self::ReleasedBeforeItBegan
+            | Self::ProtectedAgain
             | Self::RecordRebuilt
             | Self::UserAsked
             | Self::NotNow
@@ -128,6 +131,7 @@ impl Reason {
             Self::AlreadySo => "already known",
             Self::AlreadyReleased => "already released; a late event revives nothing",
             Self::ReleasedBeforeItBegan => "destroyed before its creation was reported",
+            Self::ProtectedAgain => "protected again after its release",
             Self::RecordRebuilt => "its record was lost and is rebuilt from the standby",
             Self::UserAsked => "you asked for it",
             Self::NotNow => "not possible in this phase",

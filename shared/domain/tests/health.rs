@@ -25,6 +25,8 @@ fn after(a: &Association, took_s: u64, files: u64, changed_files: u64, wire_mib:
         last_pass: Some(last_pass),
         pass_under_way: None,
         failing: None,
+        halt_detail: None,
+        command_failed: None,
         unwatched: None,
         not_rescued: None,
     };
@@ -82,6 +84,8 @@ fn told(a: &Association, change: impl FnOnce(&mut Heartbeat)) -> Health {
         last_pass: None,
         pass_under_way: None,
         failing: None,
+        halt_detail: None,
+        command_failed: None,
         unwatched: None,
         not_rescued: None,
     };
@@ -119,6 +123,10 @@ fn passes_that_fail_one_after_the_other_are_said_with_their_reason() {
         assert!(says(&health) && health.grade == grade, "{health:?}");
     }
     assert!(!says(&failing(&halted(), 9)), "a halt has words of its own");
+    let numbers = told(&halted(), |beat| {
+        beat.halt_detail = Some("60 of 100 files are gone".to_owned())
+    });
+    assert!(numbers.reasons[0].contains("(60 of 100 files are gone)"), "{numbers:?}");
 }
 
 #[test]
@@ -141,6 +149,13 @@ fn how_far_the_first_pass_is_and_what_a_rescue_could_not_fetch_are_said() {
     assert!(
         !lost(t0() + Duration::from_secs(1)).reasons[0].contains("marker"),
         "of another loss"
+    );
+    let failed = told(&protected(), |beat| {
+        beat.command_failed = Some("exit code 7: no such table".to_owned())
+    });
+    assert!(
+        failed.grade == Grade::Degraded && failed.reasons[0].contains("no such table"),
+        "{failed:?}"
     );
     let unwatched = told(&protected(), |beat| beat.unwatched = Some("too few watches".to_owned()));
     assert_eq!(unwatched.grade, Grade::Good);

@@ -46,6 +46,12 @@ impl Pulse {
                 in_a_row: failure.in_a_row,
                 message: failure.message.clone(),
             }),
+            halt_detail: self.status.halt.as_ref().map(|halt| halt.detail.clone()),
+            command_failed: self
+                .status
+                .last_complete
+                .as_ref()
+                .and_then(|pass| pass.command_failed.clone()),
             unwatched: match &self.status.watcher {
                 Watcher::Missing { reason } => Some(reason.clone()),
                 Watcher::Unknown | Watcher::Starting | Watcher::Watching { .. } => None,

@@ -50,6 +50,8 @@ pub(super) fn start_releasing(a: &mut Association, ground: Ground, now: Timestam
         reason,
         now,
     );
+    // Whatever waited for its turn before: until the machine is gone it bills.
+    a.retry.clear(now);
     reason
 }
 
@@ -218,13 +220,27 @@ pub(super) fn restore(a: &mut Association, point: &PointChoice, destination: Des
             cause: LossCause::SourceHalted,
             rescue: Rescue::Over,
         },
-        Phase::Restoring { job, .. } => {
-            return if is_same_destination(job, destination) {
-                Reason::AlreadySo
-            } else {
-                Reason::NotNow
-            };
-        }
+        Phase::Restoring { job, loss } => match &job.target {
+            // No offer was taken yet: the wish may change.
+            Target::ToRent {
+                max_price_per_hour,
+                lease: Lease::Free,
+            } if job.point != *point
+                || destination
+                    != (Destination::Rent {
+                        max_price_per_hour: *max_price_per_hour,
+                    }) =>
+            {
+                loss.clone()
+            }
+            Target::ToRent { .. } | Target::Gpu { .. } => {
+                return if is_same_destination(job, destination) {
+                    Reason::AlreadySo
+                } else {
+                    Reason::NotNow
+                };
+            }
+        },
         Phase::Provisioning | Phase::Seeding | Phase::Protected => return Reason::NotNow,
         Phase::Releasing { .. } | Phase::Released { .. } => return Reason::AlreadyReleased,
     };

@@ -246,14 +246,15 @@ pub(super) fn give_up_target(a: &mut Association, now: Timestamp) -> Reason {
             };
             Reason::ReplacementFailed
         }
+        Target::Gpu { gpu, origin, .. } if origin == TargetOrigin::Chosen => {
+            let loss = loss.clone();
+            let why = format!("GPU {gpu} could not be restored onto; name another, or have one rented");
+            give_up_restore(a, loss, &why, now)
+        }
         Target::Gpu { .. } | Target::ToRent { .. } => {
             let loss = loss.clone();
-            give_up_restore(
-                a,
-                loss,
-                "no replacement could be brought up; raise the price cap or name a GPU",
-                now,
-            )
+            let why = "no replacement could be brought up; raise the price cap or name a GPU";
+            give_up_restore(a, loss, why, now)
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -318,6 +318,7 @@ async fn restore(
         }
         point @ (PointChoice::Latest | PointChoice::Id(_) | PointChoice::Checkpoint(_)) => point,
     };
+    app.check_point(&a, &point).await?;
     app.ask(&a, &Event::RestoreRequested { point, destination }).await
 }
 
@@ -364,6 +365,7 @@ async fn download(
             "hours must be 1 to {DOWNLOAD_HOURS_AT_MOST}"
         )));
     }
+    refuse_released(&a)?;
     // A standby that rests is woken; the caller asks again until it is up.
     let applied = app.apply(a.id, &Event::StandbyWanted).await?;
     let a = applied.association;
@@ -450,6 +452,28 @@ impl App {
         }
     }
 
+    /// A name that is not there is said before a GPU is rented for it. A standby that does not answer now is asked when it does.
+    async fn check_point(&self, a: &Association, point: &PointChoice) -> Result<(), Failure> {
+        if *point == PointChoice::Latest || !matches!(a.standby.link, Link::Up(_)) {
+            return Ok(());
+        }
+        let Ok(Outcome::RecoveryPoints(points)) = self.question(a, Request::RecoveryPoints).await else {
+            return Ok(());
+        };
+        let is_there = points.iter().any(|found| match point {
+            PointChoice::Latest | PointChoice::Partial => true,
+            PointChoice::Id(id) => found.id == *id,
+            PointChoice::Checkpoint(name) => found.checkpoints.contains(name),
+        });
+        if is_there {
+            return Ok(());
+        }
+        Err(Failure::conflict(format!(
+            "no recovery point of GPU {gpu} is {point}; nothing was begun. List them with: warmspare points {gpu}",
+            gpu = a.gpu
+        )))
+    }
+
     /// A standby at Vast is listed like a GPU; data that was restored onto one would go with it.
     async fn check_is_no_standby(&self, target: GpuId) -> Result<(), Failure> {
         let rows = self.reconciler.world().gpus.look(&[target]).await.map_err(|error| {
@@ -457,7 +481,14 @@ impl App {
                 "Vast did not answer when asked for GPU {target} ({error}); nothing was begun"
             ))
         })?;
-        match rows.get(&target).and_then(|row| StandbyLabel::parse(&row.label)) {
+        let row = rows.get(&target).ok_or_else(|| {
+            Failure::new(
+                StatusCode::NOT_FOUND,
+                "not_at_vast",
+                format!("this Vast account lists no GPU {target} to restore onto; nothing was begun. Check the id"),
+            )
+        })?;
+        match StandbyLabel::parse(&row.label) {
             Some(label) => Err(Failure::conflict(format!(
                 "instance {target} is no GPU to restore onto but a standby of warmspare itself ({label}); nothing was begun"
             ))),
@@ -467,6 +498,7 @@ impl App {
 
     /// Asks the agent while the caller waits.
     async fn question(&self, a: &Association, request: Request) -> Result<Outcome, Failure> {
+        refuse_released(a)?;
         let Link::Up(endpoint) = &a.standby.link else {
             return Err(Failure::unavailable(format!(
                 "the standby of GPU {} is not up now; its data is safe on its disk",
@@ -490,6 +522,25 @@ impl App {
                 )))
             }
         }
+    }
+}
+
+fn refuse_released(a: &Association) -> Result<(), Failure> {
+    match &a.phase {
+        Phase::Releasing { since, .. } => Err(Failure::conflict(format!(
+            "GPU {} was released at {since}: its standby and its data are being deleted",
+            a.gpu
+        ))),
+        Phase::Released { since, .. } => Err(Failure::conflict(format!(
+            "GPU {} was released at {since}: its standby and its data are deleted",
+            a.gpu
+        ))),
+        Phase::Provisioning
+        | Phase::Seeding
+        | Phase::Protected
+        | Phase::Holding(_)
+        | Phase::Restoring { .. }
+        | Phase::Halted { .. } => Ok(()),
     }
 }
 

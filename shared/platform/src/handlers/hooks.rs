@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::info;
-use warmspare_domain::association::{Association, PhaseName};
+use warmspare_domain::association::{Association, Phase, PhaseName};
 use warmspare_domain::event::{Event, Subject};
 use warmspare_domain::ids::{AssociationId, GpuId};
 use warmspare_wire::hooks::{GpuCreated, GpuDestroyed, GpuFailed};
@@ -124,16 +124,34 @@ impl App {
                 reason,
             });
         }
-        self.protect(gpu, None).await
+        // A late report of its creation must not undo a release.
+        match self.find(gpu).await? {
+            Some(known) => Ok(already(&known)),
+            None => self.protect(gpu, None).await,
+        }
     }
 
-    /// Makes a standby for a GPU. Doing it twice makes one. `expected_files` decides the type of its disk.
+    /// Makes a standby for a GPU, also for one that was released before. Doing it twice makes one. `expected_files` decides the type
+    /// of its disk.
     ///
     /// # Errors
-    /// When Vast does not list the GPU, or Vast or the store do not answer; nothing was made then.
+    /// When Vast does not list the GPU, its old standby is still being deleted, or Vast or the store do not answer; nothing was made then.
     pub async fn protect(&self, gpu: GpuId, expected_files: Option<u64>) -> Result<HookAnswer, Failure> {
         if let Some(known) = self.find(gpu).await? {
-            return Ok(already(&known));
+            match known.phase {
+                Phase::Released { .. } => {}
+                Phase::Releasing { .. } => {
+                    return Err(Failure::conflict(format!(
+                        "the standby of GPU {gpu} is just being deleted; nothing was made. Protect it again when `warmspare show {gpu}` says released"
+                    )));
+                }
+                Phase::Provisioning
+                | Phase::Seeding
+                | Phase::Protected
+                | Phase::Holding(_)
+                | Phase::Restoring { .. }
+                | Phase::Halted { .. } => return Ok(already(&known)),
+            }
         }
         let world = self.reconciler.world();
         let rows = world.gpus.look(&[gpu]).await.map_err(|error| {
@@ -165,9 +183,21 @@ impl App {
         let why = wanted.words();
         let mut policy = self.default_policy.clone();
         policy.machine = wanted.machine;
-        let mut association = Association::new(self.reconciler.deployment().clone(), gpu, policy, world.clock.now());
+        let now = world.clock.now();
+        let tombstone = world.store.get(AssociationId::of(gpu)).await?;
+        let mut association = match &tombstone {
+            Some(read) => Association::protected_again(&read.association, policy, now),
+            None => Association::new(self.reconciler.deployment().clone(), gpu, policy, now),
+        };
         association.profile = row.profile();
-        match world.store.create(&association).await {
+        let stored = match &tombstone {
+            Some(read) if !matches!(read.association.phase, Phase::Released { .. }) => {
+                return Ok(already(&read.association));
+            }
+            Some(read) => world.store.update(&association, &read.version).await,
+            None => world.store.create(&association).await,
+        };
+        match stored {
             Ok(_) => {}
             Err(StoreError::Conflict(_)) => return Ok(already(&association)),
             Err(error) => return Err(error.into()),

@@ -131,7 +131,7 @@ impl AssociationView {
         let health = health(a, heartbeat.as_ref(), now);
         let status = pulse.map(|pulse| &pulse.status);
         let start = heartbeat.as_ref().and_then(|beat| beat.last_pass_started_at);
-        let lag = start.map(|start| lag_until(a, now).since(start));
+        let lag = start.zip(lag_until(a, now)).map(|(start, until)| until.since(start));
         Self {
             association: a.id,
             gpu: a.gpu,
@@ -181,16 +181,26 @@ impl AssociationView {
     }
 }
 
-/// The lag grows until the GPU is lost; from then on it is what was lost.
-fn lag_until(a: &Association, now: Timestamp) -> Timestamp {
+/// The lag grows until the GPU is lost; from then on it is what was lost, also while somebody asks for restores. Of a released one nothing
+/// can be lost any more.
+fn lag_until(a: &Association, now: Timestamp) -> Option<Timestamp> {
     match &a.phase {
-        Phase::Holding(loss) | Phase::Restoring { loss, .. } => loss.since,
-        Phase::Provisioning
-        | Phase::Seeding
-        | Phase::Protected
-        | Phase::Halted { .. }
-        | Phase::Releasing { .. }
-        | Phase::Released { .. } => now,
+        Phase::Holding(loss) | Phase::Restoring { loss, .. } => {
+            let copied = |phase| {
+                matches!(
+                    phase,
+                    PhaseName::Provisioning | PhaseName::Seeding | PhaseName::Protected
+                )
+            };
+            let lost = a
+                .history
+                .iter()
+                .rev()
+                .find(|step| copied(step.from) && !copied(step.to));
+            Some(lost.map_or(loss.since, |step| step.at))
+        }
+        Phase::Provisioning | Phase::Seeding | Phase::Protected | Phase::Halted { .. } => Some(now),
+        Phase::Releasing { .. } | Phase::Released { .. } => None,
     }
 }
 
