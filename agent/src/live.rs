@@ -71,13 +71,24 @@ pub fn renew(dir: &DataDir, sync: &Sync) -> Result<(), AgentError> {
     }
 }
 
-/// Until when the agent goes on by itself.
+/// Until when the agent may go on by itself.
 #[must_use]
 pub fn leased_until(dir: &DataDir) -> Option<Timestamp> {
     let lease = dir.read_passing_json::<Lease>(&dir.file("live.json"))?;
     let now = clock::now();
     // A clock that was set back must not make a lease last.
     (now < lease.until && lease.until.since(now) <= LEASE).then_some(lease.until)
+}
+
+/// Until when passes come without being asked for, as the world is told: only where they cost what changed.
+///
+/// # Errors
+/// When one of the agent's files cannot be read.
+pub fn live_until(dir: &DataDir) -> Result<Option<Timestamp>, AgentError> {
+    match leased_until(dir) {
+        Some(until) => Ok(Goal::find(dir)?.map(|_| until)),
+        None => Ok(None),
+    }
 }
 
 /// The last complete pass, with what live mode confirmed since.

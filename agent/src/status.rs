@@ -43,7 +43,7 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
         disk: space::disk(dir)?,
         watcher: watch.watcher,
         missed: watch.missed,
-        live_until: live::leased_until(dir),
+        live_until: live::live_until(dir)?,
         rescue: rescue::activity(dir)?,
         traffic: traffic::traffic(dir, clock::now()),
     })

@@ -34,7 +34,7 @@ impl Show {
             println!("                 {}", reason.as_str().unwrap_or_default());
         }
         println!("standby          {} in {}", text(&view, "standby"), text(&view, "zone"));
-        println!("would be lost    {}", lag(&view));
+        println!("would be lost    {}{}", lag(&view), live(&view));
         println!("recovery points  {}, newest: {}", view["recovery_points"], point(&view));
         if let Ok(progress) = serde_json::from_value::<Progress>(view["pass"].clone()) {
             println!("pass             {progress}");
@@ -104,6 +104,16 @@ fn rescue(rescue: &Value) -> Option<String> {
         RescueActivity::Failed { message, attempts, .. } => format!("failed, attempt {attempts}: {message}"),
         RescueActivity::Refused { message, .. } => format!("refused: {message}"),
     })
+}
+
+/// Between two reports the copy goes on by itself, and nobody hears of it until the next.
+fn live(view: &Value) -> &'static str {
+    match view["live_until"].as_str() {
+        Some(_) if view["lag_ms"].as_u64() > Some(6000) => {
+            " as last reported; the standby copies every few seconds meanwhile"
+        }
+        Some(_) | None => "",
+    }
 }
 
 /// What the last pass could not do as wished.

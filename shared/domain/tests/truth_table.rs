@@ -788,6 +788,88 @@ fn a_request_to_restore_announces_the_retention_anew() {
 }
 
 #[test]
+fn a_wish_that_no_offer_fits_yet_may_change() {
+    let rent = |cents: u64| Destination::Rent {
+        max_price_per_hour: warmspare_domain::units::MicroUsd(cents * 10_000),
+    };
+    let waiting = after(
+        &renting(),
+        &Event::RentRefused {
+            epoch: Epoch::FIRST.next(),
+            problem: problem(ProblemKind::NoOffer),
+        },
+    );
+    for destination in [rent(99), Destination::Onto(other_gpu())] {
+        let changed = after(&waiting, &restore_requested(destination));
+        let Phase::Restoring { job, .. } = &changed.phase else {
+            panic!("{changed:?}");
+        };
+        assert_eq!(job.epoch, Epoch::FIRST.next().next(), "nothing late passes for it");
+        assert!(changed.retry.problem.is_empty(), "it is tried at once");
+        match (destination, &job.target) {
+            (
+                Destination::Rent {
+                    max_price_per_hour: wished,
+                },
+                Target::ToRent { max_price_per_hour, .. },
+            ) => {
+                assert_eq!(*max_price_per_hour, wished);
+            }
+            (Destination::Onto(wished), Target::Gpu { gpu, .. }) => assert_eq!(*gpu, wished),
+            (_, other) => panic!("{other:?}"),
+        }
+    }
+    let same = Destination::Rent {
+        max_price_per_hour: CAP,
+    };
+    assert_eq!(after(&waiting, &restore_requested(same)), waiting);
+    // Once a GPU may be on its way it stays as it is.
+    let ordered = after(&renting(), &looked(Seen::NOTHING));
+    assert_eq!(after(&ordered, &restore_requested(rent(99))), ordered);
+}
+
+#[test]
+fn a_release_waits_for_nothing_that_waited_before() {
+    let waiting = change(renting(), |a| {
+        a.retry.failures = 9;
+        a.retry.not_before = t0() + std::time::Duration::from_secs(900);
+        a.retry.problem = "no offer fits".to_owned();
+    });
+    let released = after(
+        &waiting,
+        &Event::ReleaseRequested {
+            subject: Subject::Gpu(gpu()),
+        },
+    );
+    let there = Seen {
+        standby: Observed::Present(StandbySeen::Stopped),
+        ..Seen::NOTHING
+    };
+    let effects = decide(&released, &looked(there), t0()).effects;
+    assert!(
+        effects.iter().any(|effect| effect.kind() == E::DeleteStandby),
+        "{effects:?}"
+    );
+}
+
+#[test]
+fn what_was_released_is_protected_again_under_another_epoch_and_name() {
+    let released = Association {
+        last_epoch: Epoch::FIRST.next(),
+        ..released()
+    };
+    let again = Association::protected_again(&released, released.policy.clone(), t0());
+    assert_eq!(again.phase.name(), PhaseName::Provisioning);
+    assert!(again.epoch > released.last_epoch && again.last_epoch == again.epoch);
+    assert_ne!(again.standby.name, released.standby.name);
+    assert!(again.standby.attempt > released.standby.attempt);
+    assert_eq!(
+        again.history.last().map(|step| step.reason),
+        Some(Reason::ProtectedAgain)
+    );
+}
+
+#[test]
 fn a_restore_rents_pushes_verifies_and_moves() {
     use PhaseName::{Holding, Protected, Restoring};
     let epoch = restoring().last_epoch;

@@ -169,7 +169,7 @@ fn the_api_says_what_is_wrong_with_a_request_and_changes_nothing() {
                 stage,
                 Method::POST,
                 &format!("{path}/restore"),
-                json!({"onto": "7"}),
+                json!({"rent": {"max_dollars_per_hour": 0.4}}),
                 409,
                 "not possible in this phase",
             )
@@ -210,6 +210,16 @@ fn the_api_says_what_is_wrong_with_a_request_and_changes_nothing() {
                 "lists no GPU",
             )
             .await?;
+            for (wish, status, says) in [
+                (json!({"onto": "vast-99999999"}), 404, "lists no GPU"),
+                (
+                    json!({"rent": {"max_dollars_per_hour": 0.4}, "point": "no-such-name"}),
+                    409,
+                    "warmspare points",
+                ),
+            ] {
+                refused(stage, Method::POST, &format!("{path}/restore"), wish, status, says).await?;
+            }
             refused(
                 stage,
                 Method::PATCH,

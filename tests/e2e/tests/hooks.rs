@@ -2,11 +2,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use warmspare_domain::units::Timestamp;
 use warmspare_e2e::{
-    Stage, await_phase, created, destroyed, failed, fast, play, protected_gpu, running_gpu, standbys, until, word,
+    Stage, await_phase, created, destroyed, failed, fast, newest_point_directory, play, protected_gpu, running_gpu,
+    standbys, until, word,
 };
 use warmspare_platform::handlers::seal::{self, HOOK, VAST};
 
@@ -71,6 +73,32 @@ fn mark_failed_after_a_users_destroy_revives_nothing() {
             beats_pass(stage).await?;
             assert_eq!(stage.view(gpu).await?["phase"], "released");
             assert!(standbys(stage).is_empty() && stage.cloud.disks_left().is_empty());
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn what_was_released_by_mistake_is_protected_again_when_a_person_asks() {
+    play(fast(), |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            let first = stage.view(gpu).await?["standby"].clone();
+            destroyed(stage, gpu, "user_request").await?;
+            await_phase(stage, gpu, &["released"]).await?;
+            created(stage, gpu).await?;
+            beats_pass(stage).await?;
+            assert_eq!(
+                stage.view(gpu).await?["phase"],
+                "released",
+                "a late hook revives nothing"
+            );
+            let wish = json!({"gpu": format!("vast-{gpu}")});
+            let (status, answer) = stage.api(Method::POST, "/v1/associations", Some(wish)).await?;
+            assert!(status.is_success() && answer["result"] == "accepted", "{answer}");
+            let view = await_phase(stage, gpu, &["protected"]).await?;
+            assert_ne!(view["standby"], first);
+            assert!(newest_point_directory(stage)?.join("runs/29.txt").is_file());
             Ok(())
         })
     });

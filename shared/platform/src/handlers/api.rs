@@ -447,8 +447,8 @@ impl App {
                     other.standby.name
                 )))
             }
-            Some(_) => Ok(()),
-            None => self.check_is_no_standby(target).await,
+            Some(own) if own.id == a.id => Ok(()),
+            Some(_) | None => self.check_is_there(target).await,
         }
     }
 
@@ -474,8 +474,8 @@ impl App {
         )))
     }
 
-    /// A standby at Vast is listed like a GPU; data that was restored onto one would go with it.
-    async fn check_is_no_standby(&self, target: GpuId) -> Result<(), Failure> {
+    /// Vast lists it, and not as a standby: those are listed like GPUs, and data that was restored onto one would go with it.
+    async fn check_is_there(&self, target: GpuId) -> Result<(), Failure> {
         let rows = self.reconciler.world().gpus.look(&[target]).await.map_err(|error| {
             Failure::unavailable(format!(
                 "Vast did not answer when asked for GPU {target} ({error}); nothing was begun"
