@@ -207,7 +207,7 @@ pub fn clear_leftovers(dir: &DataDir) -> Result<(), AgentError> {
     let listing = fs::read_dir(dir.points()).map_err(|error| AgentError::io("list the recovery points", error))?;
     for entry in listing.flatten() {
         let path = entry.path();
-        if is_directory(&path) && !path.with_extension("").with_file_name(json_name(&path)).exists() {
+        if is_directory(&path) && !path.with_file_name(json_name(&path)).exists() {
             discard(dir, &path)?;
         }
     }

@@ -15,14 +15,14 @@ use crate::support::{
 const FIRST: Epoch = Epoch::FIRST;
 
 /// A network of two: this machine, and whoever runs in the namespace.
-struct Cable {
+pub(crate) struct Cable {
     namespace: String,
     ours: String,
     address: String,
 }
 
 impl Cable {
-    fn lay() -> Option<Self> {
+    pub(crate) fn lay() -> Option<Self> {
         static LAID: AtomicU32 = AtomicU32::new(0);
         if !is_root() {
             eprintln!("SKIPPED: a network of its own needs root");
@@ -51,15 +51,15 @@ impl Cable {
         laid.then_some(cable)
     }
 
-    fn machine(&self, authorized: &[&str]) -> Machine {
+    pub(crate) fn machine(&self, authorized: &[&str]) -> Machine {
         Machine::start_at(&self.address, &["ip", "netns", "exec", &self.namespace], authorized)
     }
 
-    fn pull(&self) {
+    pub(crate) fn pull(&self) {
         assert!(ip(&["link", "set", &self.ours, "down"]));
     }
 
-    fn plug(&self) {
+    pub(crate) fn plug(&self) {
         assert!(ip(&["link", "set", &self.ours, "up"]));
     }
 }

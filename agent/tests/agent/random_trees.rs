@@ -1,15 +1,18 @@
 //! Random changes, random kills, and then: the copy equals the source.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use warmspare_domain::ids::Epoch;
-use warmspare_wire::agent::{PassScope, Urgency};
+use warmspare_domain::ids::{Epoch, RecoveryPointId};
+use warmspare_domain::units::Timestamp;
+use warmspare_wire::agent::{Live, PassScope, Request, Sync, Urgency};
 
+use crate::cuts::Cable;
 use crate::support::{
     Dice, Disk, Machine, Standby, assert_same_tree, count_files, descendants, eventually, kill, odd_names, status_of,
 };
@@ -111,29 +114,133 @@ fn change_little(root: &Path, dice: &mut Dice) {
     }
 }
 
-fn kill_something(gpu: &Machine, standby: &Standby, dice: &mut Dice) {
-    let wait = Duration::from_micros(dice.below(250_000));
-    let until = Instant::now() + wait;
-    while Instant::now() < until {
-        std::thread::yield_now();
+/// What each file below `keep/` was, and when it became so.
+#[derive(Default)]
+struct Diary {
+    files: BTreeMap<PathBuf, Vec<Entry>>,
+    checked: BTreeSet<RecoveryPointId>,
+}
+
+struct Entry {
+    begun: Timestamp,
+    done: Timestamp,
+    content: Vec<u8>,
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap())
+}
+
+impl Diary {
+    /// Does something to the files and writes down what became of them.
+    fn note(&mut self, root: &Path, change: impl FnOnce()) {
+        let begun = now();
+        change();
+        let done = now();
+        for file in fs::read_dir(root.join("keep")).unwrap().flatten() {
+            let content = fs::read(file.path()).unwrap();
+            let entries = self.files.entry(file.file_name().into()).or_default();
+            if entries.last().is_none_or(|last| last.content != content) {
+                entries.push(Entry { begun, done, content });
+            }
+        }
     }
-    let workers = standby.workers();
-    match dice.below(4) {
-        0 if dice.below(3) == 0 => gpu.watchers().into_iter().for_each(kill),
-        1 => workers.into_iter().for_each(kill),
-        2 => workers.into_iter().flat_map(descendants).for_each(kill),
-        _ => {}
+
+    /// Every new recovery point has each file as it was when its pass started, unless it changed until that pass ended.
+    fn check(&mut self, standby: &Standby) -> u64 {
+        let mut compared = 0;
+        for (id, report) in standby.reports() {
+            if !self.checked.insert(id.clone()) {
+                continue;
+            }
+            // The clock ticks in milliseconds.
+            let tick = Duration::from_millis(2);
+            let (from, until) = (report.started_at - tick, report.ended_at + tick);
+            for (name, entries) in &self.files {
+                let before = entries.iter().rev().find(|entry| entry.done < from);
+                let quiet = entries.iter().all(|entry| entry.done < from || entry.begun > until);
+                let (Some(before), true) = (before, quiet) else {
+                    continue;
+                };
+                // Thinned out meanwhile, perhaps.
+                let Ok(copied) = fs::read(
+                    standby
+                        .data
+                        .join("recovery-points")
+                        .join(id.as_str())
+                        .join("keep")
+                        .join(name),
+                ) else {
+                    assert!(
+                        !standby.points().iter().any(|point| point.id == id),
+                        "{id} lacks keep/{}",
+                        name.display()
+                    );
+                    continue;
+                };
+                assert!(
+                    copied == before.content,
+                    "{id}: keep/{} is not what it was",
+                    name.display()
+                );
+                compared += 1;
+            }
+        }
+        compared
     }
 }
 
-fn check(gpu: &Machine, standby: &Standby) -> PassScope {
-    eventually("the last worker ended", || standby.workers().is_empty().then_some(()));
-    let status = status_of(standby.try_sync(FIRST, Urgency::LastGasp, 30_000));
-    assert!(status.last_failure.is_none() && status.halt.is_none(), "{status:#?}");
-    assert_same_tree(&gpu.tree(), &standby.newest_tree());
-    let report = status.last_complete.unwrap();
-    assert_eq!(report.files, count_files(&gpu.tree()), "{report:?}");
-    report.scope
+/// Where the walk takes place.
+struct Scene {
+    gpu: Machine,
+    standby: Standby,
+    cable: Option<Cable>,
+}
+
+impl Scene {
+    /// Kills something, or cuts the network for a moment, or does nothing.
+    fn disturb(&self, dice: &mut Dice) {
+        let wait = Duration::from_micros(dice.below(250_000));
+        let until = Instant::now() + wait;
+        while Instant::now() < until {
+            std::thread::yield_now();
+        }
+        let Self { gpu, standby, cable } = self;
+        let one_of = |pids: Vec<u32>, dice: &mut Dice| {
+            let at = usize::try_from(dice.below(pids.len().max(1) as u64)).unwrap();
+            pids.get(at).copied().into_iter().for_each(kill);
+        };
+        match (dice.below(8), cable) {
+            (0, _) if dice.below(3) == 0 => gpu.watchers().into_iter().for_each(kill),
+            (1, _) => standby.workers().into_iter().for_each(kill),
+            (2, _) => standby.workers().into_iter().flat_map(descendants).for_each(kill),
+            (3, _) => one_of(standby.workers().into_iter().flat_map(descendants).collect(), dice),
+            (4, _) => one_of(gpu.connections(), dice),
+            (5, _) => one_of(standby.connections(), dice),
+            (6 | 7, Some(cable)) => {
+                cable.pull();
+                if dice.below(2) == 0 {
+                    standby.workers().into_iter().for_each(kill);
+                }
+                std::thread::sleep(Duration::from_micros(dice.below(400_000)));
+                cable.plug();
+            }
+            _ => {}
+        }
+    }
+
+    fn check(&self) -> PassScope {
+        let Self { gpu, standby, .. } = self;
+        // It ends live mode, too.
+        let status = status_of(standby.try_sync(FIRST, Urgency::LastGasp, 30_000));
+        eventually("the last worker ended", || standby.workers().is_empty().then_some(()));
+        assert!(status.last_failure.is_none() && status.halt.is_none(), "{status:#?}");
+        assert_same_tree(&gpu.tree(), &standby.newest_tree());
+        let report = status.last_complete.unwrap();
+        assert_eq!(report.files, count_files(&gpu.tree()), "{report:?}");
+        report.scope
+    }
 }
 
 /// Whether files get second names. A change to one costs a full scan, so with them few passes are over changes.
@@ -143,55 +250,80 @@ enum Twins {
     Some,
 }
 
-fn wander(disk: Option<&Disk>, for_long: Duration, twins: Twins) {
+fn wander(disk: Option<&Disk>, cable: Option<Cable>, for_long: Duration, twins: Twins) {
     let standby = disk.map_or_else(Standby::new, Disk::standby);
-    let gpu = Machine::start(&[&standby.key()]);
-    let mut bind = standby.bind_request(&gpu, FIRST);
+    let key = standby.key();
+    let gpu = cable
+        .as_ref()
+        .map_or_else(|| Machine::start(&[&key]), |cable| cable.machine(&[&key]));
+    let scene = Scene { gpu, standby, cable };
+    let Scene { gpu, standby, .. } = &scene;
+    let mut bind = standby.bind_request(gpu, FIRST);
     // The deletion guard has its own tests.
     bind.max_deleted_percent = 100;
-    status_of(standby.call(warmspare_wire::agent::Request::Bind(bind)));
-    let mut dice = Dice::new();
-    for n in 0..30 {
-        crate::support::write(&gpu.tree().join(format!("keep/{n}")), format!("keep {n}"));
-    }
+    status_of(standby.call(Request::Bind(bind)));
+    let (mut dice, mut diary) = (Dice::new(), Diary::default());
+    let root = gpu.tree();
+    fs::create_dir(root.join("keep")).unwrap();
+    diary.note(&root, || {
+        for n in 0..30 {
+            crate::support::write(&root.join(format!("keep/{n}")), format!("keep {n}"));
+        }
+    });
     let until = Instant::now() + for_long;
-    let (mut rounds, mut over_changes) = (0, 0);
+    let (mut rounds, mut over_changes, mut compared) = (0, 0, 0);
     while Instant::now() < until {
         let little = dice.below(2) == 0;
-        let change = |dice: &mut Dice| match little {
-            true => change_little(&gpu.tree(), dice),
-            false => (0..dice.below(15)).for_each(|_| operate(&gpu.tree(), dice, twins)),
+        let live = if dice.below(2) == 0 { Live::On } else { Live::Off };
+        let change = |dice: &mut Dice, diary: &mut Diary| match little {
+            true => diary.note(&root, || change_little(&root, dice)),
+            false => (0..dice.below(15)).for_each(|_| operate(&root, dice, twins)),
         };
         for _ in 0..dice.below(3) {
-            change(&mut dice);
-            standby.try_sync(FIRST, Urgency::Due, 0);
-            change(&mut dice);
-            kill_something(&gpu, &standby, &mut dice);
+            change(&mut dice, &mut diary);
+            standby.call(Request::Sync(Sync {
+                epoch: FIRST,
+                urgency: Urgency::Due,
+                wait_ms: 0,
+                live,
+            }));
+            change(&mut dice, &mut diary);
+            scene.disturb(&mut dice);
         }
-        change(&mut dice);
+        change(&mut dice, &mut diary);
         rounds += 1;
-        over_changes += u32::from(check(&gpu, &standby) == PassScope::Changes);
+        over_changes += u32::from(scene.check() == PassScope::Changes);
+        compared += diary.check(standby);
     }
-    println!("{rounds} rounds, {over_changes} of them ended with a pass over changes");
-    assert!(rounds > 0 && (disk.is_none() || rounds < 10 || over_changes > 0));
+    println!(
+        "{rounds} rounds, {over_changes} of them ended with a pass over changes; {compared} files of recovery points compared with what they were"
+    );
+    assert!(compared > 0 && (disk.is_none() || rounds < 10 || over_changes > 0));
 }
 
 #[test]
 fn after_the_next_complete_pass_the_copy_equals_the_source() {
     if let Some(disk) = Disk::make("btrfs", 1000) {
-        wander(Some(&disk), Duration::from_secs(12), Twins::None);
+        wander(Some(&disk), None, Duration::from_secs(12), Twins::None);
+    }
+}
+
+#[test]
+fn also_where_the_network_is_cut_now_and_then() {
+    if let (Some(disk), Some(cable)) = (Disk::make("btrfs", 1000), Cable::lay()) {
+        wander(Some(&disk), Some(cable), Duration::from_secs(10), Twins::None);
     }
 }
 
 #[test]
 fn also_where_points_share_by_hard_links() {
-    wander(None, Duration::from_secs(5), Twins::Some);
+    wander(None, None, Duration::from_secs(5), Twins::Some);
 }
 
 #[test]
 fn also_where_files_have_second_names() {
     if let Some(disk) = Disk::make("btrfs", 1000) {
-        wander(Some(&disk), Duration::from_secs(8), Twins::Some);
+        wander(Some(&disk), None, Duration::from_secs(8), Twins::Some);
     }
 }
 
@@ -203,6 +335,11 @@ fn for_a_long_time_the_copy_equals_the_source() {
         .and_then(|text| text.parse().ok());
     for twins in [Twins::None, Twins::Some] {
         let disk = Disk::make("btrfs", 4000).expect("btrfs needs root");
-        wander(Some(&disk), Duration::from_secs(seconds.unwrap_or(600) / 2), twins);
+        wander(
+            Some(&disk),
+            Cable::lay(),
+            Duration::from_secs(seconds.unwrap_or(600) / 2),
+            twins,
+        );
     }
 }

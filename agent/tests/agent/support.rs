@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use warmspare_agent::ssh::private_place;
-use warmspare_domain::ids::{AssociationId, Epoch, GpuId};
+use warmspare_agent::state::PointFile;
+use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
 use warmspare_wire::agent::{
-    Accept, Answer, Bind, Call, Host, Live, Outcome, PassActivity, PointChoice, RecoveryPoint, Refusal, Request,
-    Restore, RestoreActivity, Status, Sync, Urgency,
+    Accept, Answer, Bind, Call, Host, Live, Outcome, PassActivity, PassReport, PointChoice, RecoveryPoint, Refusal,
+    Request, Restore, RestoreActivity, Status, Sync, Urgency,
 };
 
 pub const AGENT: &str = env!("CARGO_BIN_EXE_warmspare-agent");
@@ -245,6 +246,11 @@ impl Machine {
         found
     }
 
+    /// Everything that serves a connection: sshd's children, a shell, rsync, a relay.
+    pub fn connections(&self) -> Vec<u32> {
+        self.sshd.as_ref().map_or_else(Vec::new, |sshd| descendants(sshd.id()))
+    }
+
     pub fn kill_watchers(&self) {
         self.watchers().into_iter().for_each(kill);
         eventually("the watcher ended", || self.watchers().is_empty().then_some(()));
@@ -392,6 +398,16 @@ impl Standby {
         }
     }
 
+    /// The pass behind each recovery point whose tree is there.
+    pub fn reports(&self) -> Vec<(RecoveryPointId, PassReport)> {
+        let all = fs::read_dir(self.data.join("recovery-points")).unwrap().flatten();
+        all.map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|end| end == "json") && path.with_extension("").is_dir())
+            .filter_map(|path| serde_json::from_slice::<PointFile>(&fs::read(path).ok()?).ok())
+            .map(|stored| (stored.point.id, stored.report))
+            .collect()
+    }
+
     pub fn newest_tree(&self) -> PathBuf {
         let newest = self.status().points.latest.expect("a recovery point");
         self.point_tree(&newest)
@@ -434,6 +450,16 @@ impl Standby {
     }
 
     /// The processes that work for this standby, found by the data directory in their arguments.
+    /// The ssh processes that keep a connection open, and those that use one.
+    pub fn connections(&self) -> Vec<u32> {
+        let here = fs::canonicalize(&self.data).unwrap();
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        all.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok())
+            .filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|at| at == here))
+            .filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "ssh"))
+            .collect()
+    }
+
     pub fn workers(&self) -> Vec<u32> {
         let needle = self.data.as_os_str().as_bytes();
         let mut found = Vec::new();
