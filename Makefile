@@ -46,7 +46,7 @@ test-long: build ## Run the long tests as well: 1 GiB restores, more kills
 	$(CARGO) test --locked --workspace -- --include-ignored
 	./tests/startup/run.sh
 
-bench-restore: setup ## Measure restores against cp, rsync and tar over ssh (target/bench/restore.json)
+bench-restore: setup ## Measure restores against cp, rsync and tar over ssh (target/bench/data-plane.json)
 	$(CARGO) build --locked --release -p warmspare-agent
 	python3 -B tests/bench/restore.py
 

@@ -121,7 +121,7 @@ def bench(table, meter, name, grow, disk, repeat):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--out", default=ROOT / "target/bench/restore.json", type=pathlib.Path)
+    arguments.add_argument("--out", default=ROOT / "target/bench/data-plane.json", type=pathlib.Path)
     arguments.add_argument("--repeat", default=2, type=int, help="rounds; the best of each counts")
     arguments.add_argument("--quick", action="store_true", help="a tenth of everything")
     given = arguments.parse_args()

@@ -242,5 +242,9 @@ class Table:
         print(f"{work:<44} {peer:<18} {row['wall_s']:>10.3f} s {row['cpu_s']:>10.3f} s CPU  x{row['ratio']}{extra}", flush=True)
 
     def write(self, path, **facts):
+        """Rows of other works that are there already stay."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"schema": 1, **facts, "rows": self.rows}, indent=2) + "\n")
+        there = json.loads(path.read_text()) if path.is_file() else {"rows": []}
+        own = {row["work"] for row in self.rows}
+        rows = [row for row in there["rows"] if row["work"] not in own] + self.rows
+        path.write_text(json.dumps({**there, "schema": 1, **facts, "rows": rows}, indent=2) + "\n")
