@@ -856,3 +856,25 @@ fn a_large_file_that_breaks_off_goes_on_where_it_was() {
     check_counts(&gpu, &report);
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
 }
+
+#[test]
+fn a_watcher_needs_none_of_the_rights_that_containers_lack() {
+    let Some((_disk, mut gpu, standby)) = protected() else {
+        return;
+    };
+    gpu.kill_watchers();
+    gpu.halt();
+    // What sshd itself needs, and nothing for what it starts: no CAP_SYS_ADMIN, no CAP_DAC_READ_SEARCH.
+    let rights = "--bounding-set=-all,+setuid,+setgid,+sys_chroot,+kill";
+    gpu.boot_with("", &["setpriv", rights]);
+    assert_eq!(pass(&gpu, &standby).scope, Everything, "a new life is looked at whole");
+    write(&gpu.tree().join("work/1"), "changed");
+    write(&gpu.tree().join("new/1"), "new");
+    assert_eq!(pass(&gpu, &standby).scope, Changes);
+    for watcher in gpu.watchers() {
+        let status = fs::read_to_string(format!("/proc/{watcher}/status")).unwrap();
+        let bounds = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap();
+        let bounds = u64::from_str_radix(bounds.trim(), 16).unwrap();
+        assert_eq!(bounds.count_ones(), 4, "{bounds:x}");
+    }
+}
