@@ -1,6 +1,7 @@
 //! A GPU that attacks its standby: programs that lie, lists that never end, entries that must not exist here.
 //! Whatever it does, recovery points stay as they were and nothing appears outside the copy.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,7 +12,7 @@ use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{Call, Live, PassFailure, PassFailureKind, Request, Status, Sync, Urgency};
 
 use crate::support::{
-    Machine, Standby, assert_same_tree, bound, eventually, is_root, odd_names, read_tree, run, write,
+    Entry, Machine, Standby, assert_same_tree, bound, eventually, is_root, odd_names, read_tree, run, write,
 };
 
 const FIRST: Epoch = Epoch::FIRST;
@@ -46,6 +47,8 @@ fn attacked(program: &str) -> (Machine, Standby) {
         write(&gpu.tree().join(format!("file-{number}")), format!("content {number}"));
     }
     standby.pass(FIRST);
+    write(&gpu.tree().join("file-0"), "changed");
+    standby.pass(FIRST);
     replace_rsync(&mut gpu, program);
     write(&gpu.tree().join("new"), "x");
     (gpu, standby)
@@ -53,13 +56,20 @@ fn attacked(program: &str) -> (Machine, Standby) {
 
 /// Runs a pass that must fail and must leave the recovery point as it was.
 fn withstand(standby: &Standby) -> Status {
-    let (points, before) = (standby.points(), read_tree(&standby.newest_tree()));
-    let outside = listing(standby.place.path());
+    let (points, before) = (standby.points(), what_must_stay(standby));
+    assert!(points.len() > 1, "the attack is on older points, too");
     let status = standby.sync(FIRST);
     assert_eq!(standby.points(), points);
-    assert_eq!(read_tree(&standby.newest_tree()), before);
-    assert_eq!(listing(standby.place.path()), outside);
+    assert_eq!(what_must_stay(standby), before);
     status
+}
+
+/// All around the data directory, and in it the keys, the known hosts and every recovery point.
+fn what_must_stay(standby: &Standby) -> BTreeMap<Vec<u8>, Entry> {
+    let mut all = read_tree(standby.place.path());
+    let precious: [&[u8]; 3] = [b"data/identity", b"data/known_hosts", b"data/recovery-points"];
+    all.retain(|name, _| !name.starts_with(b"data") || precious.iter().any(|start| name.starts_with(start)));
+    all
 }
 
 fn listing(place: &Path) -> Vec<std::ffi::OsString> {
@@ -97,6 +107,45 @@ fn an_rsync_that_serves_an_empty_tree_halts_and_erases_nothing() {
     replace_rsync(&mut gpu, &program);
     let halt = withstand(&standby).halt.expect("a guard holds");
     assert_eq!(halt.reason, HaltReason::SourceEmptied, "{halt:?}");
+}
+
+#[test]
+fn names_that_climb_or_are_absolute_are_refused() {
+    for name in ["../climb", "/tmp/clm", "a/../../", "x/../../c"] {
+        let (mut gpu, standby) = attacked("");
+        // The names in the list of files are ours to choose: it is our rsync that sends them.
+        let honest = "QQQ_evil".get(..name.len()).unwrap_or("QQQ_evil1");
+        write(&gpu.tree().join(honest), "escaped");
+        let program = format!(
+            r#"#!/usr/bin/env python3
+{SECLUDED}
+import subprocess, threading
+child = subprocess.Popen(['/usr/bin/rsync', *options, tree], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def feed():
+    while (piece := os.read(0, 65536)):
+        os.write(child.stdin.fileno(), piece)
+    child.stdin.close()
+threading.Thread(target=feed, daemon=True).start()
+while (piece := os.read(child.stdout.fileno(), 65536)):
+    if b'{honest}' in piece:
+        open(sys.argv[0] + '.sent', 'w').close()
+    os.write(1, piece.replace(b'{honest}', b'{name}'))
+sys.exit(child.wait())
+"#
+        );
+        replace_rsync(&mut gpu, &program);
+        failure(&standby);
+        assert!(
+            gpu.place.path().join("bin/rsync.sent").exists(),
+            "{name} was never sent"
+        );
+        assert!(
+            !listing(&standby.data)
+                .iter()
+                .any(|found| found.to_string_lossy().contains("climb"))
+        );
+        assert!(!Path::new("/tmp/clm").exists());
+    }
 }
 
 #[test]
