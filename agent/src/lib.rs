@@ -63,3 +63,4 @@ pub mod verify;
 pub mod watch;
 pub mod watching;
 pub mod wish;
+pub mod worker;

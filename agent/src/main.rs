@@ -113,11 +113,11 @@ enum Verb {
     },
     #[command(name = relay::RELAY, hide = true)]
     WatchRelay { tree: PathBuf },
-    #[command(name = sync::WORKER, hide = true)]
+    #[command(name = sync::VERB, hide = true)]
     PassWorker,
-    #[command(name = rescue::WORKER, hide = true)]
+    #[command(name = rescue::VERB, hide = true)]
     RescueWorker,
-    #[command(name = restore::WORKER, hide = true)]
+    #[command(name = restore::VERB, hide = true)]
     RestoreWorker,
     #[command(name = survey::LIST, hide = true)]
     RestoreSurvey,

@@ -4,8 +4,6 @@
 //! codes prove nothing here (Vast's own `copy` ends with 0 when it was refused), so only our marker and our own count of files do.
 
 use std::fs::File;
-use std::process::Child;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use warmspare_domain::decide::RESCUE_ATTEMPTS;
@@ -20,15 +18,18 @@ use crate::rescue_pass::RescuePass;
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, PASS_LOCK, REQUEST_LOCK, RescueFile, RescueStage};
 use crate::traffic;
+use crate::worker::Worker;
 
 /// The hidden verb of the worker.
-pub const WORKER: &str = "rescue-worker";
+pub const VERB: &str = "rescue-worker";
+
+const WORKER: Worker = Worker {
+    verb: VERB,
+    lock: RESCUE_LOCK,
+};
 
 /// Held by the worker for all of its life; the pass lock comes later, when the last pass has let go of it.
 const RESCUE_LOCK: &str = "rescue.lock";
-
-/// How often a waiting caller looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A pass whose GPU just stopped notices it within 15 s (ssh's own patience) and ends.
 const LAST_PASS_ENDS: Duration = Duration::from_secs(45);
@@ -40,27 +41,10 @@ const LAST_PASS_ENDS: Duration = Duration::from_secs(45);
 pub fn request(dir: &DataDir, rescue: &Rescue) -> Result<(), AgentError> {
     let until = Instant::now() + Duration::from_millis(rescue.wait_ms);
     accept(dir, rescue)?;
-    let mut worker: Option<Child> = None;
-    let mut started = 0;
-    loop {
-        let running = dir
-            .rescue_file()?
-            .is_some_and(|job| job.request.loss == rescue.loss && job.stage == RescueStage::Running);
-        if !running {
-            return Ok(());
-        }
-        let alive = worker
-            .as_mut()
-            .is_some_and(|child| matches!(child.try_wait(), Ok(None)));
-        if !alive && started < 3 && !dir.is_locked(RESCUE_LOCK)? {
-            worker = Some(process::detach(dir, WORKER)?);
-            started += 1;
-        }
-        if Instant::now() >= until {
-            return Ok(());
-        }
-        thread::sleep(LOOK_AGAIN);
-    }
+    WORKER.see_through(dir, until, || {
+        let running = |job: &RescueFile| job.request.loss == rescue.loss && job.stage == RescueStage::Running;
+        Ok(!dir.rescue_file()?.as_ref().is_some_and(running))
+    })
 }
 
 fn accept(dir: &DataDir, rescue: &Rescue) -> Result<(), AgentError> {
@@ -116,7 +100,7 @@ pub fn activity(dir: &DataDir) -> Result<RescueActivity, AgentError> {
         return Ok(RescueActivity::Never);
     };
     let loss = job.request.loss;
-    let abandoned = job.stage == RescueStage::Running && !dir.is_locked(RESCUE_LOCK)? && !is_young(dir);
+    let abandoned = job.stage == RescueStage::Running && WORKER.is_gone(dir, "rescue.json")?;
     // A worker notes its end before it lets go of the lock: only what still says so now tells of a kill.
     if abandoned && dir.rescue_file()?.is_some_and(|now| now != job) {
         return activity(dir);
@@ -150,13 +134,6 @@ pub fn activity(dir: &DataDir) -> Result<RescueActivity, AgentError> {
         },
         RescueStage::Refused { at, message } => RescueActivity::Refused { loss, at, message },
     })
-}
-
-/// A rescue whose worker has not taken its lock yet.
-fn is_young(dir: &DataDir) -> bool {
-    let written = std::fs::metadata(dir.file("rescue.json")).and_then(|found| found.modified());
-    let age = written.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
-    age < Duration::from_secs(5)
 }
 
 /// The worker: runs the stored rescue.

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
-use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,12 +24,15 @@ use crate::state::{self, BindingFile, PointFile, REQUEST_LOCK, RESTORE_LOCK, Res
 use crate::streams::{Filling, Whole};
 use crate::verify::{Comparison, Differences};
 use crate::wish::Wish;
+use crate::worker::Worker;
 
 /// The hidden verb of the worker.
-pub const WORKER: &str = "restore-worker";
+pub const VERB: &str = "restore-worker";
 
-/// How often a waiting caller looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const WORKER: Worker = Worker {
+    verb: VERB,
+    lock: RESTORE_LOCK,
+};
 
 // Older programs know no -f, and settle every disk.
 const SETTLE: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" || exit 91; \
@@ -46,26 +48,11 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(30 * 60);
 pub fn request(dir: &DataDir, restore: &Restore) -> Result<(), AgentError> {
     let until = Instant::now() + Duration::from_millis(restore.wait_ms);
     let attempt = accept(dir, restore)?;
-    let mut worker: Option<Child> = None;
-    let mut started = 0;
-    loop {
+    WORKER.see_through(dir, until, || {
         let job = dir.restore_file()?;
         let running = job.is_some_and(|job| job.attempt == attempt && matches!(job.stage, RestoreStage::Running(_)));
-        if !running {
-            return Ok(());
-        }
-        let alive = worker
-            .as_mut()
-            .is_some_and(|child| matches!(child.try_wait(), Ok(None)));
-        if !alive && started < 3 && !dir.is_locked(RESTORE_LOCK)? {
-            worker = Some(process::detach(dir, WORKER)?);
-            started += 1;
-        }
-        if Instant::now() >= until {
-            return Ok(());
-        }
-        thread::sleep(LOOK_AGAIN);
-    }
+        Ok(!running)
+    })
 }
 
 /// Stores the job and answers its attempt number.
@@ -152,7 +139,13 @@ pub fn activity(dir: &DataDir, job: RestoreFile) -> Result<RestoreActivity, Agen
     let (files, bytes) = point.map_or((0, Bytes(0)), |point| (point.point.files, point.point.bytes));
     Ok(match job.stage {
         RestoreStage::Running(step) => {
-            if !dir.is_locked(RESTORE_LOCK)? && !is_young(dir, &job) {
+            let begun = dir.read_passing_json::<u64>(&dir.file("restore-worker.json"));
+            let gone = match begun == Some(job.attempt) {
+                true => !dir.is_locked(RESTORE_LOCK)?,
+                // Its worker has not taken the lock yet.
+                false => WORKER.is_gone(dir, "restore.json")?,
+            };
+            if gone {
                 // A worker notes its end before it lets go of the lock: only what still says so now tells of a kill.
                 if let Some(now) = dir.restore_file()?.filter(|now| *now != job) {
                     return activity(dir, now);
@@ -193,14 +186,6 @@ pub fn activity(dir: &DataDir, job: RestoreFile) -> Result<RestoreActivity, Agen
             message,
         },
     })
-}
-
-/// A job whose worker has not taken its lock yet.
-fn is_young(dir: &DataDir, job: &RestoreFile) -> bool {
-    let written = std::fs::metadata(dir.file("restore.json")).and_then(|found| found.modified());
-    let age = written.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
-    let begun = dir.read_passing_json::<u64>(&dir.file("restore-worker.json"));
-    begun != Some(job.attempt) && age < Duration::from_secs(5)
 }
 
 /// What was verified. It outlives the recovery point, which may be thinned out afterwards.

@@ -5,8 +5,6 @@
 
 use std::cell::OnceCell;
 use std::fs::File;
-use std::process::Child;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use warmspare_wire::agent::{Halt, PassFailure, PassReport, Sync, Urgency};
@@ -24,15 +22,15 @@ use crate::space;
 use crate::state::{PASS_LOCK, REQUEST_LOCK, Requests, State};
 use crate::traffic;
 use crate::watching::{Haste, Watching};
+use crate::worker::Worker;
 
 /// The hidden verb of the worker.
-pub const WORKER: &str = "pass-worker";
+pub const VERB: &str = "pass-worker";
 
-/// How often a waiting caller looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
-/// A worker that dies this often while one caller waits will not live longer for a fourth try.
-const WORKERS_PER_CALL: u32 = 3;
+const WORKER: Worker = Worker {
+    verb: VERB,
+    lock: PASS_LOCK,
+};
 
 /// Asks for a pass and waits for it, at most as long as the request says.
 ///
@@ -59,7 +57,7 @@ pub fn request(dir: &DataDir, sync: &Sync) -> Result<(), AgentError> {
     }
     live::renew(dir, sync)?;
     let number = number_for(dir, sync)?;
-    see_through(dir, number, until)
+    WORKER.see_through(dir, until, || Ok(dir.state()?.finished >= number))
 }
 
 fn number_for(dir: &DataDir, sync: &Sync) -> Result<u64, AgentError> {
@@ -81,27 +79,6 @@ fn number_for(dir: &DataDir, sync: &Sync) -> Result<u64, AgentError> {
     };
     dir.save_requests(&Requests { last, last_gasp }, durability)?;
     Ok(last)
-}
-
-fn see_through(dir: &DataDir, number: u64, until: Instant) -> Result<(), AgentError> {
-    let mut worker: Option<Child> = None;
-    let mut started = 0;
-    loop {
-        if dir.state()?.finished >= number {
-            return Ok(());
-        }
-        let alive = worker
-            .as_mut()
-            .is_some_and(|child| matches!(child.try_wait(), Ok(None)));
-        if !alive && started < WORKERS_PER_CALL && !dir.is_locked(PASS_LOCK)? {
-            worker = Some(process::detach(dir, WORKER)?);
-            started += 1;
-        }
-        if Instant::now() >= until {
-            return Ok(());
-        }
-        thread::sleep(LOOK_AGAIN);
-    }
 }
 
 /// The worker: runs passes until none is wanted, and under a lease also those that nobody asked for.
