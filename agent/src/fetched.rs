@@ -10,6 +10,7 @@ use crate::clock;
 use crate::error::AgentError;
 use crate::guard::{self, Deletions, Loss};
 use crate::incoming::Incoming;
+use crate::names::shown;
 use crate::process::last_words;
 use crate::rsync::Transferred;
 use crate::state::PassUnderWay;
@@ -30,7 +31,7 @@ pub struct Fetched {
     /// Files of the newest recovery point that are no longer there.
     pub deleted: u64,
     /// Files that keep their last good version.
-    pub kept: Vec<PathBuf>,
+    pub kept_back: Vec<PathBuf>,
     /// Whether two names in the tree may share one file.
     pub hard_links: bool,
     /// Changes that a full scan found and the watcher had not told of.
@@ -50,7 +51,7 @@ impl Fetched {
             files: 0,
             bytes: Bytes(0),
             deleted: 0,
-            kept: Vec::new(),
+            kept_back: Vec::new(),
             hard_links: false,
             missed: 0,
             told_bytes: Bytes(0),
@@ -65,7 +66,7 @@ impl Fetched {
     /// When something cannot be put back, or the disk is full or fails.
     pub fn whole(incoming: &Incoming, done: &Transferred, roots: &[&[u8]]) -> Result<Self, AgentError> {
         let io = |error| AgentError::io("count the files of the pass", error);
-        let kept = keep_back(incoming, done, roots)?;
+        let kept_back = keep_back(incoming, done, roots)?;
         tree::clear_partials(&incoming.path).map_err(io)?;
         let census = tree::census(&incoming.path).map_err(io)?;
         let deleted = match &incoming.base {
@@ -76,7 +77,7 @@ impl Fetched {
             files: census.files,
             bytes: census.bytes,
             deleted,
-            kept,
+            kept_back,
             hard_links: incoming.hard_links || done.tally.hard_links || census.hard_links,
             ..Self::of(PassScope::Everything)
         })
@@ -98,7 +99,7 @@ impl Fetched {
     /// The report of a pass that ends now with a recovery point of its own.
     #[must_use]
     pub fn report(&self, done: &Transferred, under_way: &PassUnderWay) -> PassReport {
-        let kept_back = self.kept.iter().take(NAMED);
+        let kept_back = self.kept_back.iter().take(NAMED);
         PassReport {
             started_at: under_way.started_at,
             ended_at: clock::now(),
@@ -108,7 +109,9 @@ impl Fetched {
             changed_files: done.tally.changed_files,
             deleted_files: self.deleted,
             wire_bytes: Bytes(done.tally.totals.unwrap_or_default().wire_bytes.0 + self.told_bytes.0),
-            kept_back: kept_back.map(|name| name.to_string_lossy().into_owned()).collect(),
+            kept_back: kept_back
+                .map(|name| shown(name.as_os_str().as_encoded_bytes()))
+                .collect(),
             point: RecoveryPointId::at(under_way.started_at),
             scope: self.scope,
             missed: self.missed,
@@ -124,7 +127,7 @@ impl Fetched {
 /// When that cannot be done, or the disk is full or fails.
 pub fn keep_back(incoming: &Incoming, done: &Transferred, roots: &[&[u8]]) -> Result<Vec<PathBuf>, AgentError> {
     let mut kept = Vec::new();
-    for name in &done.kept {
+    for name in &done.unreadable {
         let below = tree::below(name, roots)
             .ok_or_else(|| AgentError::Rsync(format!("cannot read {}", last_words(&String::from_utf8_lossy(name)))))?;
         kept.push(below);

@@ -9,24 +9,33 @@ use crate::changes;
 use crate::data_dir::DataDir;
 use crate::fetched::NAMED;
 use crate::incoming::Incoming;
+use crate::names::shown;
 use crate::recovery_points::tree_of;
 use crate::state::PointFile;
 
-/// Names them, each with the newest recovery point that has it whole.
-///
-/// `later` is what changed after the first look, if the watcher could tell. If not, everything that it had told before, `told`, may have
-/// been read in the middle of a change, and what the base has torn may still be. `kept` keeps the base's version, torn or whole; `written`
-/// was read in any case.
+/// What is known of how a tree was read.
+#[derive(Debug, Default)]
+pub struct Reading<'a> {
+    /// What the watcher had told before. Where it cannot tell what changed later, any of it may have been read in the middle of a change.
+    pub told: &'a [PathBuf],
+    /// What changed after the first look, if the watcher could tell.
+    pub later: Option<&'a [PathBuf]>,
+    /// What keeps the base's version, torn or whole.
+    pub kept_back: &'a [PathBuf],
+    /// What was read in any case, also where it looks as before.
+    pub written: &'a [PathBuf],
+}
+
+/// Names them, each with the newest recovery point that has it whole. Where the watcher cannot tell what changed later, what the base has
+/// torn may still be.
 #[must_use]
-pub fn among(
-    dir: &DataDir,
-    base: Option<&PointFile>,
-    incoming: &Incoming,
-    told: &[PathBuf],
-    later: Option<&[PathBuf]>,
-    kept: &[PathBuf],
-    written: &[PathBuf],
-) -> Vec<InMotion> {
+pub fn among(dir: &DataDir, base: Option<&PointFile>, incoming: &Incoming, reading: &Reading<'_>) -> Vec<InMotion> {
+    let Reading {
+        told,
+        later,
+        kept_back,
+        written,
+    } = *reading;
     let suspects = later.unwrap_or(told).iter();
     // One that rsync left as the base has it was not read.
     let same = |path: &Path| {
@@ -38,7 +47,7 @@ pub fn among(
     let mut found: Vec<InMotion> = brought
         .take(NAMED)
         .map(|path| {
-            let file = path.to_string_lossy().into_owned();
+            let file = named(path);
             let whole_in = base.and_then(|base| base.whole_version_of(&file));
             // It may have been thinned out, or be the base that never had the file.
             let there = |id: &RecoveryPointId| changes::is_regular(&tree_of(dir, id), path);
@@ -48,7 +57,7 @@ pub fn among(
             }
         })
         .collect();
-    let still_torn = |torn: &&InMotion| later.is_none() || kept.iter().any(|path| path.to_string_lossy() == torn.file);
+    let still_torn = |torn: &&InMotion| later.is_none() || kept_back.iter().any(|path| named(path) == torn.file);
     let of_base = base.map(|base| &*base.report.in_motion).unwrap_or_default();
     for torn in of_base.iter().filter(still_torn) {
         let there = torn.whole_in.as_ref().is_some_and(|id| tree_of(dir, id).is_dir());
@@ -57,4 +66,8 @@ pub fn among(
         }
     }
     found
+}
+
+fn named(path: &Path) -> String {
+    shown(path.as_os_str().as_encoded_bytes())
 }

@@ -33,6 +33,7 @@ pub mod link;
 pub mod live;
 pub mod marker;
 pub mod module;
+pub mod names;
 pub mod observer;
 pub mod pass;
 pub mod process;

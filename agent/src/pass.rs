@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::{Bytes, Timestamp};
-use warmspare_wire::agent::{InMotion, PassReport, PassScope, Progress};
+use warmspare_wire::agent::{PassReport, PassScope, Progress};
 
 use crate::bandwidth;
 use crate::before_pass;
@@ -25,7 +25,7 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::fetched::Fetched;
 use crate::guard::{self, Deletions};
-use crate::in_motion;
+use crate::in_motion::{self, Reading};
 use crate::incoming::{self, Incoming, Scope, Start};
 use crate::link;
 use crate::marker::Tree;
@@ -207,7 +207,12 @@ impl<'a> Pass<'a> {
         let mut fetched = self.settle(&incoming, &transferred, &before)?;
         let later = told.as_ref().and_then(|told| changed_since(watching, told));
         // What was brought is not named here, so nothing of it can be suspected.
-        fetched.in_motion = self.in_motion(&incoming, &[], later.as_deref(), &fetched.kept, &[]);
+        let reading = Reading {
+            later: later.as_deref(),
+            kept_back: &fetched.kept_back,
+            ..Reading::default()
+        };
+        fetched.in_motion = in_motion::among(self.dir, self.base.as_ref(), &incoming, &reading);
         fetched.told_bytes = watching.take_wire_bytes();
         if let (Some(told), Some(later)) = (compared, &later) {
             fetched.missed = missed_by(told, later, &transferred);
@@ -247,7 +252,7 @@ impl<'a> Pass<'a> {
                 Ok(done)
             }
             // The GPU stopped right after it had given everything: a complete pass, over one and the same connection.
-            (Ok(done), Err(AgentError::Unreachable { .. })) if done.kept.is_empty() => Ok(done),
+            (Ok(done), Err(AgentError::Unreachable { .. })) if done.unreadable.is_empty() => Ok(done),
             (Ok(_), Err(error)) => Err(error),
             (Err(error), Ok(after)) => {
                 self.check(&after)?;
@@ -320,7 +325,7 @@ impl<'a> Pass<'a> {
 
     /// Puts back what could not be read, and counts.
     fn settle(&self, incoming: &Incoming, done: &Transferred, before: &Look) -> Result<Fetched, AgentError> {
-        let plain = incoming.start == Start::Fresh && done.kept.is_empty() && done.vanished == 0;
+        let plain = incoming.start == Start::Fresh && done.unreadable.is_empty() && done.vanished == 0;
         if plain && let Some(totals) = done.tally.totals {
             let expected = self.base_files() + done.tally.created_files;
             return Ok(Fetched {
@@ -341,17 +346,6 @@ impl<'a> Pass<'a> {
             roots.push(path);
         }
         roots
-    }
-
-    fn in_motion(
-        &self,
-        incoming: &Incoming,
-        told: &[PathBuf],
-        later: Option<&[PathBuf]>,
-        kept: &[PathBuf],
-        written: &[PathBuf],
-    ) -> Vec<InMotion> {
-        in_motion::among(self.dir, self.base.as_ref(), incoming, told, later, kept, written)
     }
 
     fn judge(&self, fetched: &Fetched) -> Result<(), AgentError> {
@@ -381,7 +375,7 @@ impl<'a> Pass<'a> {
 
     fn conclude(&self, incoming: &Incoming, done: &Transferred, fetched: &Fetched) -> Result<PassReport, AgentError> {
         let checkpoints = self.judge_checkpoints(&incoming.path)?;
-        let unchanged = incoming.start == Start::Fresh && done.tally.differences == 0 && fetched.kept.is_empty();
+        let unchanged = incoming.start == Start::Fresh && done.tally.differences == 0 && fetched.kept_back.is_empty();
         let report = self.report(done, fetched);
         match &self.base {
             Some(base) if unchanged && fetched.deleted == 0 => self.confirm(incoming, base, report, checkpoints),

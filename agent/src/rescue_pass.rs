@@ -10,7 +10,7 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::fetched::Fetched;
 use crate::guard::{self, Deletions};
-use crate::in_motion;
+use crate::in_motion::{self, Reading};
 use crate::incoming::{self, Incoming, Scope};
 use crate::marker::{Content, MarkerFound, Tree};
 use crate::module;
@@ -112,7 +112,11 @@ impl<'a> RescuePass<'a> {
         let root = format!("/{place}");
         let mut fetched = Fetched::whole(&incoming, &transferred, &[root.as_bytes(), place.as_bytes()])?;
         // Nothing changes on this disk any more, but what was being written when the GPU stopped stays as it was.
-        fetched.in_motion = in_motion::among(self.dir, self.base.as_ref(), &incoming, &[], None, &fetched.kept, &[]);
+        let reading = Reading {
+            kept_back: &fetched.kept_back,
+            ..Reading::default()
+        };
+        fetched.in_motion = in_motion::among(self.dir, self.base.as_ref(), &incoming, &reading);
         // Nobody accepted anything about a disk that no person can see: the guard stays on.
         let rule = Deletions::Guarded {
             max_percent: self.binding.bind.max_deleted_percent,

@@ -339,7 +339,7 @@ impl<'a> Job<'a> {
         let done = transfer.run(self.dir, &self.machine, self.lock, |progress| {
             self.watch(progress.map(|now| self.on_top(now)))
         })?;
-        match done.kept.first() {
+        match done.unreadable.first() {
             None => Ok(()),
             Some(name) => Err(AgentError::Rsync(format!(
                 "cannot read {}",

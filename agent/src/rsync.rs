@@ -53,7 +53,7 @@ pub struct Transferred {
     /// What it changed.
     pub tally: Tally,
     /// Files of the source that could not be read whole, as rsync named them.
-    pub kept: Vec<Vec<u8>>,
+    pub unreadable: Vec<Vec<u8>>,
     /// Files that were gone when their turn came.
     pub vanished: u64,
 }
@@ -402,7 +402,7 @@ impl Heard {
         }
         match read_complaint(line) {
             Complaint::Vanished => self.done.vanished += 1,
-            Complaint::Kept(name) => self.done.kept.push(name),
+            Complaint::Unreadable(name) => self.done.unreadable.push(name),
             Complaint::DiskFull => self.full = true,
             Complaint::Noise => {}
             Complaint::Other => {
@@ -417,7 +417,7 @@ impl Heard {
             Some(0 | 24) => Ok(self.done),
             Some(_) if self.full => Err(AgentError::DiskFull),
             Some(23) => match self.unforgiven {
-                None if !self.done.kept.is_empty() || self.done.vanished > 0 => Ok(self.done),
+                None if !self.done.unreadable.is_empty() || self.done.vanished > 0 => Ok(self.done),
                 Some(line) => Err(AgentError::Rsync(last_words(&line))),
                 None => Err(AgentError::Rsync(last_words(&self.words))),
             },

@@ -234,7 +234,7 @@ pub enum Complaint {
     /// A file was gone when its turn came: normal on a machine that works.
     Vanished,
     /// This file of the source could not be read, or changed while it was read. The name as rsync gave it, absolute or in the tree.
-    Kept(Vec<u8>),
+    Unreadable(Vec<u8>),
     /// The standby's disk is full.
     DiskFull,
     /// Says nothing that the exit code does not.
@@ -267,9 +267,9 @@ pub fn read_complaint(line: &str) -> Complaint {
         .strip_prefix("ERROR: ")
         .and_then(|rest| rest.split_once(" failed verification -- update ").map(|(name, _)| name))
     {
-        return Complaint::Kept(unescape(name));
+        return Complaint::Unreadable(unescape(name));
     }
-    named_by_the_sender(line).map_or(Complaint::Other, Complaint::Kept)
+    named_by_the_sender(line).map_or(Complaint::Other, Complaint::Unreadable)
 }
 
 // What the sender says about one file that it cannot read. Source: rsync 3.1.3 (which names no role), 3.2.7 and 3.4, flist.c and
@@ -386,23 +386,26 @@ mod tests {
 
     #[test]
     fn complaints_name_the_file_or_are_not_forgiven() {
-        let kept = |name: &str| Complaint::Kept(name.as_bytes().to_vec());
+        let unreadable = |name: &str| Complaint::Unreadable(name.as_bytes().to_vec());
         let table = [
             (r#"file has vanished: "/w/a""#, Complaint::Vanished),
             (
                 r#"rsync: [sender] send_files failed to open "/w/a b": Permission denied (13)"#,
-                kept("/w/a b"),
+                unreadable("/w/a b"),
             ),
             (
                 r#"rsync: [sender] read errors mapping "/w/a": No data available (61)"#,
-                kept("/w/a"),
+                unreadable("/w/a"),
             ),
             (
                 r#"rsync: [sender] opendir "/w/d" failed: Permission denied (13)"#,
-                kept("/w/d"),
+                unreadable("/w/d"),
             ),
-            ("ERROR: d/x failed verification -- update discarded.", kept("d/x")),
-            (r"ERROR: d\#012x failed verification -- update retained.", kept("d\nx")),
+            ("ERROR: d/x failed verification -- update discarded.", unreadable("d/x")),
+            (
+                r"ERROR: d\#012x failed verification -- update retained.",
+                unreadable("d\nx"),
+            ),
             (
                 "rsync error: some files/attrs were not transferred (code 23)",
                 Complaint::Noise,

@@ -226,7 +226,7 @@ fn print_status(status: &Status) {
 fn print_remarks(status: &Status) {
     let Some(report) = &status.last_complete else { return };
     for name in report.kept_back.iter().take(10) {
-        println!("keeps its last good version: {}", name.escape_debug());
+        println!("keeps its last good version: {name}");
     }
     for torn in report.in_motion.iter().take(10) {
         let whole = match &torn.whole_in {
@@ -235,7 +235,7 @@ fn print_remarks(status: &Status) {
         };
         println!(
             "changed while it was copied, which is well for a log and tears most else: {}; {whole}",
-            torn.file.escape_debug()
+            torn.file
         );
     }
     if let Some(reason) = &report.command_failed {

@@ -194,7 +194,7 @@ impl Reading<'_> {
 
     fn read(&self, transfer: &Transfer, machine: &Machine) -> Result<(Differences, u64), AgentError> {
         let done = transfer.run(self.comparison.dir, machine, self.comparison.lock, |_| self.wish())?;
-        if let Some(name) = done.kept.first() {
+        if let Some(name) = done.unreadable.first() {
             return Err(AgentError::Rsync(format!(
                 "cannot read {}",
                 String::from_utf8_lossy(name).escape_debug()

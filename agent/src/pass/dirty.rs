@@ -9,6 +9,7 @@ use super::Pass;
 use crate::changes;
 use crate::error::AgentError;
 use crate::fetched::{Fetched, keep_back};
+use crate::in_motion::{self, Reading};
 use crate::incoming::{Incoming, Scope, Start};
 use crate::observer::{Failed, Told};
 use crate::recovery_points::{Sharing, tree_of};
@@ -110,7 +111,17 @@ impl Pass<'_> {
             None => self.transfer_listed(incoming, watching, told)?,
         };
         let mut fetched = self.count_changes(incoming, &done, told)?;
-        fetched.in_motion = self.in_motion(incoming, &told.paths, later.as_deref(), &fetched.kept, &written);
+        fetched.in_motion = in_motion::among(
+            self.dir,
+            self.base.as_ref(),
+            incoming,
+            &Reading {
+                told: &told.paths,
+                later: later.as_deref(),
+                kept_back: &fetched.kept_back,
+                written: &written,
+            },
+        );
         fetched.told_bytes = watching.take_wire_bytes();
         self.judge(&fetched)?;
         self.conclude(incoming, &done, &fetched)
@@ -180,8 +191,8 @@ impl Pass<'_> {
                 "there is no recovery point to start from".into(),
             ));
         };
-        let kept = keep_back(incoming, done, &self.roots(&told.reply.tree))?;
-        if incoming.start == Start::Resumed || !kept.is_empty() {
+        let kept_back = keep_back(incoming, done, &self.roots(&told.reply.tree))?;
+        if incoming.start == Start::Resumed || !kept_back.is_empty() {
             changes::clear_partials(&incoming.path, &told.paths).map_err(io)?;
         }
         let touched = changes::with_remains(base_tree, &told.paths, &told.replaced).map_err(io)?;
@@ -191,7 +202,7 @@ impl Pass<'_> {
             files: total(base.point.files, changed.files_before, changed.files_after),
             bytes: Bytes(total(base.point.bytes.0, changed.bytes_before, changed.bytes_after)),
             deleted: changed.deleted,
-            kept,
+            kept_back,
             hard_links: incoming.hard_links || done.tally.hard_links,
             ..Fetched::of(PassScope::Changes)
         })

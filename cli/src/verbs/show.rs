@@ -125,7 +125,7 @@ fn print_remarks(last_pass: &Value) {
         println!(
             "kept back        {} files cannot be read, and keep their last good version: {}",
             kept.len(),
-            first.escape_debug()
+            first
         );
     }
     let moving = last_pass["in_motion"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -136,7 +136,7 @@ fn print_remarks(last_pass: &Value) {
         };
         println!(
             "in motion        {} changed while it was copied, which is well for a log and tears most else; {whole}",
-            text(torn, "file").escape_debug()
+            text(torn, "file")
         );
     }
     if moving.len() > 5 {

@@ -497,7 +497,8 @@ pub struct PassReport {
     pub deleted_files: u64,
     /// Bytes that crossed the network, both ways.
     pub wire_bytes: Bytes,
-    /// Files that could not be read whole, and keep their last good version. At most 100 are named.
+    /// Files that could not be read whole, and keep their last good version. At most 100 are named, each in one line: `\n`, `\\`, and
+    /// `\xff` for what is no UTF-8.
     pub kept_back: Vec<String>,
     /// The recovery point of this state.
     pub point: RecoveryPointId,
@@ -518,7 +519,7 @@ pub struct PassReport {
 /// A file that changed while it was copied: its copy may be neither what it was nor what it became.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InMotion {
-    /// Its path below the synced directory.
+    /// Its path below the synced directory, written as in [`PassReport::kept_back`].
     pub file: String,
     /// The newest recovery point that has it as it was at some instant. Thinning leaves that one for a week.
     pub whole_in: Option<RecoveryPointId>,
