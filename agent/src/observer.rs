@@ -3,6 +3,8 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use warmspare_wire::agent::Urgency;
+
 use crate::bell::Bell;
 use crate::checkpoints::{MOST, Wanted};
 use crate::data_dir::DataDir;
@@ -15,7 +17,6 @@ use crate::session::Session;
 use crate::ssh::Machine;
 use crate::watch::protocol::{Changes, Question, REPLACED, Reply};
 use crate::watch::relay::{GREETING, GREETING_END};
-use crate::watching::Haste;
 
 // Fixed text; path and name come over standard input. Without our program, or where it cannot run, the shell says so.
 const ATTACH: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p || exit 91; IFS= read -r n || exit 91; \
@@ -84,12 +85,12 @@ impl Observer {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn attach(dir: &DataDir, machine: &Machine, path: &str, haste: Haste) -> Result<Self, Failed> {
+    pub fn attach(dir: &DataDir, machine: &Machine, path: &str, urgency: Urgency) -> Result<Self, Failed> {
         let name = program::name(dir)?;
         match Self::open(machine, path, &name)? {
             Greeting::Here(observer) => return Ok(*observer),
             Greeting::Failed(words) => return Err(Failed::Missing(words)),
-            Greeting::Absent if haste == Haste::LastGasp => {
+            Greeting::Absent if urgency == Urgency::LastGasp => {
                 return Err(Failed::Missing("there is no time to bring it there".into()));
             }
             Greeting::Absent => {}

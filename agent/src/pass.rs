@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::{Bytes, Timestamp};
-use warmspare_wire::agent::{PassReport, PassScope, Progress};
+use warmspare_wire::agent::{PassReport, PassScope, Progress, Urgency};
 
 use crate::bandwidth;
 use crate::before_pass;
@@ -40,7 +40,7 @@ use crate::ssh::{Connection, Machine};
 use crate::state::{BindingFile, IncomingFile, PassUnderWay, PointFile, REQUEST_LOCK, Touched};
 use crate::traffic;
 use crate::watch::protocol::Changes;
-use crate::watching::{self, Haste, Plan, Seen, Watching, trusted};
+use crate::watching::{self, Plan, Seen, Watching, trusted};
 use crate::wish::Wish;
 
 use self::checkpoints::Checkpoints;
@@ -50,7 +50,7 @@ use self::seeding::Backlog;
 pub struct Pass<'a> {
     dir: &'a DataDir,
     lock: &'a File,
-    haste: Haste,
+    urgency: Urgency,
     binding: BindingFile,
     machine: Machine,
     base: Option<PointFile>,
@@ -68,7 +68,7 @@ impl<'a> Pass<'a> {
     ///
     /// # Errors
     /// When nothing is bound, or what is on the disk cannot be read.
-    pub fn new(dir: &'a DataDir, lock: &'a File, number: u64, haste: Haste) -> Result<Self, AgentError> {
+    pub fn new(dir: &'a DataDir, lock: &'a File, number: u64, urgency: Urgency) -> Result<Self, AgentError> {
         let binding = dir.binding()?.ok_or(AgentError::NotBound)?;
         let machine = Machine::new(dir, &binding.bind.source, binding.association(), binding.epoch())?;
         let base = recovery_points::list(dir)?.pop();
@@ -82,7 +82,7 @@ impl<'a> Pass<'a> {
         Ok(Self {
             dir,
             lock,
-            haste,
+            urgency,
             binding,
             machine,
             base,
@@ -132,7 +132,7 @@ impl<'a> Pass<'a> {
     /// Runs the user's command. A GPU that is about to stop has no time for it.
     fn prepare_source(&self) -> Result<Option<String>, AgentError> {
         let bind = &self.binding.bind;
-        if bind.before_pass.is_empty() || self.haste == Haste::LastGasp {
+        if bind.before_pass.is_empty() || self.urgency == Urgency::LastGasp {
             return Ok(None);
         }
         before_pass::run(&self.machine, &bind.source_path, &bind.before_pass, &|| {
@@ -155,7 +155,7 @@ impl<'a> Pass<'a> {
 
     fn look_and_pull(&mut self, watching: &mut Watching) -> Result<PassReport, AgentError> {
         let base = self.base.as_ref();
-        let told = watching.ask(self.dir, &self.machine, &self.binding, base, self.haste)?;
+        let told = watching.ask(self.dir, &self.machine, &self.binding, base, self.urgency)?;
         self.wanted = told
             .as_ref()
             .map_or_else(Vec::new, |told| told.reply.checkpoints.clone());

@@ -21,7 +21,7 @@ use crate::reserve;
 use crate::space;
 use crate::state::{PASS_LOCK, REQUEST_LOCK, Requests, State};
 use crate::traffic;
-use crate::watching::{Haste, Watching};
+use crate::watching::Watching;
 use crate::worker::Worker;
 
 /// The hidden verb of the worker.
@@ -101,9 +101,9 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
     let bell = OnceCell::new();
     loop {
         match next(dir)? {
-            Next::Pass(number, haste) => {
+            Next::Pass(number, urgency) => {
                 let started = Instant::now();
-                if pass(dir, &lock, &mut watching, number, haste)? == Ended::Complete {
+                if pass(dir, &lock, &mut watching, number, urgency)? == Ended::Complete {
                     stay(dir, &lock, &bell, &mut watching, started)?;
                 }
             }
@@ -120,7 +120,7 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
 }
 
 enum Next {
-    Pass(u64, Haste),
+    Pass(u64, Urgency),
     Rest(File),
 }
 
@@ -140,25 +140,37 @@ fn next(dir: &DataDir) -> Result<Next, AgentError> {
         })?;
         return Ok(Next::Rest(decision));
     }
-    let haste = if requests.last_gasp > state.finished {
-        Haste::LastGasp
+    let urgency = if requests.last_gasp > state.finished {
+        Urgency::LastGasp
     } else {
-        Haste::Calm
+        Urgency::Due
     };
-    Ok(Next::Pass(requests.last, haste))
+    Ok(Next::Pass(requests.last, urgency))
 }
 
-fn pass(dir: &DataDir, lock: &File, watching: &mut Watching, number: u64, haste: Haste) -> Result<Ended, AgentError> {
-    let ended = run(dir, lock, watching, number, haste)?;
+fn pass(
+    dir: &DataDir,
+    lock: &File,
+    watching: &mut Watching,
+    number: u64,
+    urgency: Urgency,
+) -> Result<Ended, AgentError> {
+    let ended = run(dir, lock, watching, number, urgency)?;
     if let Err(error) = recovery_points::thin_out(dir, clock::now()).and_then(|()| space::make_room(dir).map(drop)) {
         process::log(&error.message());
     }
     Ok(ended)
 }
 
-fn run(dir: &DataDir, lock: &File, watching: &mut Watching, number: u64, haste: Haste) -> Result<Ended, AgentError> {
+fn run(
+    dir: &DataDir,
+    lock: &File,
+    watching: &mut Watching,
+    number: u64,
+    urgency: Urgency,
+) -> Result<Ended, AgentError> {
     let revision = dir.binding()?.map(|binding| binding.revision);
-    let outcome = Pass::new(dir, lock, number, haste).and_then(|pass| pass.run(watching));
+    let outcome = Pass::new(dir, lock, number, urgency).and_then(|pass| pass.run(watching));
     let ended = if outcome.is_ok() {
         Ended::Complete
     } else {
@@ -188,7 +200,7 @@ fn stay(
             break;
         };
         started = Instant::now();
-        if run(dir, lock, watching, number, Haste::Calm)? == Ended::Failed {
+        if run(dir, lock, watching, number, Urgency::Due)? == Ended::Failed {
             break;
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::{Bytes, Timestamp};
-use warmspare_wire::agent::{Missed, PassReport, Watcher};
+use warmspare_wire::agent::{Missed, PassReport, Urgency, Watcher};
 
 use crate::clock;
 use crate::data_dir::{DataDir, Durability};
@@ -61,15 +61,6 @@ pub struct Seen {
     pub full_at: Timestamp,
 }
 
-/// Whether a pass has time for more than what changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Haste {
-    /// It has.
-    Calm,
-    /// The GPU is about to stop.
-    LastGasp,
-}
-
 /// What a pass is to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
@@ -115,7 +106,7 @@ impl Watching {
         machine: &Machine,
         binding: &BindingFile,
         base: Option<&PointFile>,
-        haste: Haste,
+        urgency: Urgency,
     ) -> Result<Option<Told>, AgentError> {
         let file = dir.watch_file();
         if let Some((at, revision)) = file.try_again
@@ -126,10 +117,10 @@ impl Watching {
         }
         let question = Question {
             since: trusted(&file, binding, base).map(|seen| seen.cursor.clone()),
-            patience_ms: if haste == Haste::Calm { PATIENCE_MS } else { 0 },
+            patience_ms: if urgency == Urgency::Due { PATIENCE_MS } else { 0 },
             ..Question::default()
         };
-        match self.put(dir, machine, binding, &question, haste) {
+        match self.put(dir, machine, binding, &question, urgency) {
             Ok(told) => {
                 note(dir, binding, describe(&told))?;
                 Ok(Some(told))
@@ -141,7 +132,7 @@ impl Watching {
             Err(Failed::Missing(reason)) => {
                 self.observer = None;
                 process::log(&format!("no watcher: {reason}"));
-                if haste == Haste::Calm {
+                if urgency == Urgency::Due {
                     note(dir, binding, Watcher::Missing { reason })?;
                 }
                 Ok(None)
@@ -156,7 +147,7 @@ impl Watching {
         machine: &Machine,
         binding: &BindingFile,
         question: &Question,
-        haste: Haste,
+        urgency: Urgency,
     ) -> Result<Told, Failed> {
         if let Some((revision, mut observer)) = self.observer.take()
             && revision == binding.revision
@@ -170,7 +161,7 @@ impl Watching {
                 Err(broken @ Failed::Broken(_)) => return Err(broken),
             }
         }
-        let mut observer = Observer::attach(dir, machine, &binding.bind.source_path, haste)?;
+        let mut observer = Observer::attach(dir, machine, &binding.bind.source_path, urgency)?;
         let told = observer.query(question)?;
         self.observer = Some((binding.revision, observer));
         Ok(told)
@@ -184,10 +175,15 @@ impl Watching {
 
     /// As [`Self::again`]. What is there beyond `have` is handed over before that.
     #[must_use]
-    pub fn hand_over(&mut self, peek: Option<Cursor>, have: Vec<Have>, haste: Haste) -> Option<Result<Told, Failed>> {
-        let patience = match haste {
-            Haste::Calm => PATIENCE,
-            Haste::LastGasp => LITTLE_PATIENCE,
+    pub fn hand_over(
+        &mut self,
+        peek: Option<Cursor>,
+        have: Vec<Have>,
+        urgency: Urgency,
+    ) -> Option<Result<Told, Failed>> {
+        let patience = match urgency {
+            Urgency::Due => PATIENCE,
+            Urgency::LastGasp => LITTLE_PATIENCE,
         };
         self.ask_again(patience, peek, have)
     }
@@ -224,12 +220,12 @@ impl Watching {
 
 /// Decides what a pass looks at.
 #[must_use]
-pub fn plan(seen: Option<&Seen>, told: Option<&Told>, haste: Haste) -> Plan {
+pub fn plan(seen: Option<&Seen>, told: Option<&Told>, urgency: Urgency) -> Plan {
     let (Some(told), Some(seen)) = (told, seen) else {
         return Plan::Everything;
     };
     let knows = told.reply.changes == Changes::Complete && told.reply.cursor.is_some();
-    if !knows || (haste == Haste::Calm && is_full_due(seen)) {
+    if !knows || (urgency == Urgency::Due && is_full_due(seen)) {
         return Plan::Everything;
     }
     if told.paths.is_empty() {

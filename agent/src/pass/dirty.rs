@@ -39,14 +39,14 @@ impl Pass<'_> {
             return Ok((Plan::Everything, told, seen.cloned()));
         };
         let tree = tree_of(self.dir, &base.point.id);
-        let mut choice = plan(seen, Some(known), self.haste);
+        let mut choice = plan(seen, Some(known), self.urgency);
         if choice == Plan::Changes {
             let paths = std::mem::take(&mut known.paths);
             known.paths = changes::without_excluded(self.dir, &tree, paths, &self.binding.filters())?;
             if !changes::fit(&tree, &known.paths) {
                 return Ok((Plan::Everything, told, seen.cloned()));
             }
-            choice = plan(seen, Some(known), self.haste);
+            choice = plan(seen, Some(known), self.urgency);
         }
         // With hard links every recovery point is a tree of its own, and making it walks the whole of it.
         if choice == Plan::Changes && Sharing::choose(self.dir, Some(&tree)) == Sharing::HardLinks {

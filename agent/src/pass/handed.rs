@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use warmspare_wire::agent::Urgency;
 
 use super::Pass;
 use super::dirty::Brought;
@@ -24,7 +25,7 @@ use crate::rsync_output::Tally;
 use crate::tree::open_below;
 use crate::watch::hand_over::hash_of;
 use crate::watch::protocol::{Handed, Have, StandbyCopy};
-use crate::watching::{Haste, Watching};
+use crate::watching::Watching;
 
 /// More entries are not handed over.
 const MOST_ENTRIES: usize = 64;
@@ -46,14 +47,14 @@ impl Pass<'_> {
         let equals_base = incoming.start == Start::Fresh && incoming.sharing == Sharing::Snapshots;
         // rsync keeps to a limit, and compresses. A last gasp has no time for either.
         let frugal = self.binding.bind.bandwidth_kib_per_s > 0 || link::is_slow(self.dir);
-        let frugal = frugal && self.haste == Haste::Calm;
+        let frugal = frugal && self.urgency == Urgency::Due;
         if !equals_base || frugal || told.reply.holes || !told.replaced.is_empty() {
             return Ok(None);
         }
         let Some(have) = copies(&incoming.path, &told.paths)? else {
             return Ok(None);
         };
-        let later = match watching.hand_over(told.reply.cursor.clone(), have.clone(), self.haste) {
+        let later = match watching.hand_over(told.reply.cursor.clone(), have.clone(), self.urgency) {
             Some(Ok(later)) => later,
             Some(Err(Failed::Broken(error))) => return Err(error),
             Some(Err(Failed::Missing(_))) | None => return Ok(None),

@@ -146,7 +146,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 pub enum Urgency {
     /// A pass under way serves.
     Due,
-    /// Only a pass that starts after this request serves.
+    /// Only a pass that starts after this request serves, and it takes no time for anything but what changed: the GPU is about to stop.
     LastGasp,
 }
 
