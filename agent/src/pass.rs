@@ -1,49 +1,40 @@
 //! One pass: look, pull, judge, and only then a recovery point.
 
 mod checkpoints;
+mod conclude;
 mod dirty;
+mod full_scan;
 mod handed;
 mod seeding;
 
 use std::cell::Cell;
-use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::time::Instant;
 
-use warmspare_domain::ids::RecoveryPointId;
 use warmspare_domain::units::{Bytes, Timestamp};
-use warmspare_wire::agent::{PassReport, PassScope, Progress, Urgency};
+use warmspare_wire::agent::{PassReport, Progress, Urgency};
 
 use crate::bandwidth;
 use crate::before_pass;
-use crate::changes;
 use crate::checkpoints::Wanted;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
-use crate::fetched::Fetched;
-use crate::guard::{self, Deletions};
-use crate::in_motion::{self, Reading};
-use crate::incoming::{self, Incoming, Scope, Start};
+use crate::guard;
+use crate::incoming::{self, Incoming};
 use crate::link;
 use crate::marker::Tree;
-use crate::observer::Told;
-use crate::recovery_points::{self, Sharing, tree_of};
+use crate::recovery_points;
 use crate::reserve;
 use crate::rsync::{Transfer, Transferred};
-use crate::rsync_output::Tally;
-use crate::source::{Look, RsyncThere, Watched};
+use crate::source::Look;
 use crate::space;
 use crate::ssh::{Connection, Machine};
-use crate::state::{BindingFile, IncomingFile, PassUnderWay, PointFile, REQUEST_LOCK, Touched};
+use crate::state::{BindingFile, PassUnderWay, PointFile};
 use crate::traffic;
-use crate::watch::protocol::Changes;
-use crate::watching::{self, Plan, Seen, Watching, trusted};
+use crate::watching::{Plan, Watching, trusted};
 use crate::wish::Wish;
 
-use self::checkpoints::Checkpoints;
 use self::seeding::Backlog;
 
 /// A pass, from its first look to its recovery point.
@@ -168,78 +159,6 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn everything(
-        &mut self,
-        watching: &mut Watching,
-        told: Option<Told>,
-        seen: Option<Seen>,
-    ) -> Result<PassReport, AgentError> {
-        // The first look goes on while rsync starts: what it finds decides before anything is kept, and starting a shell
-        // on the GPU may take as long as a small pass. Where no watcher tells of checkpoints, it must have told of them before.
-        let mut source = Watched::open(&self.machine, &self.binding.bind.source_path)?;
-        if told.is_none() || self.base.is_none() {
-            let look = self.first_look(&mut source)?;
-            if told.is_none() {
-                self.wanted = look.checkpoints;
-            }
-        }
-        let mut incoming = Incoming::prepare(self.dir, self.base.as_ref(), &Scope::Everything)?;
-        let seeded = match &self.base {
-            None => self.seed(&mut incoming)?,
-            Some(_) => Tally::default(),
-        };
-        let compared = told
-            .as_ref()
-            .filter(|told| seen.is_some() && told.reply.changes == Changes::Complete);
-        let transfer = self.transfer(&incoming);
-        let transfer = if compared.is_some() {
-            transfer.naming()
-        } else {
-            transfer
-        };
-        let pulled = self.pull(&transfer, |pass| {
-            let look = source.glance()?;
-            look.map_or(Ok(()), |look| pass.check(look))
-        });
-        let before = self.first_look(&mut source)?;
-        let mut transferred = self.hold(pulled, || source.after())?;
-        transferred.tally.absorb(&seeded);
-        let mut fetched = self.settle(&incoming, &transferred, &before)?;
-        let later = told.as_ref().and_then(|told| changed_since(watching, told));
-        // What was brought is not named here, so nothing of it can be suspected.
-        let reading = Reading {
-            later: later.as_deref(),
-            kept_back: &fetched.kept_back,
-            ..Reading::default()
-        };
-        fetched.in_motion = in_motion::among(self.dir, self.base.as_ref(), &incoming, &reading);
-        fetched.told_bytes = watching.take_wire_bytes();
-        if let (Some(told), Some(later)) = (compared, &later) {
-            fetched.missed = missed_by(told, later, &transferred);
-        }
-        self.judge(&fetched)?;
-        let report = self.conclude(&incoming, &transferred, &fetched)?;
-        let now_seen = told.and_then(|told| told.reply.cursor).map(|cursor| Seen {
-            cursor,
-            point: report.point.clone(),
-            revision: self.binding.revision,
-            full_at: report.started_at,
-        });
-        watching::remember(self.dir, now_seen)?;
-        watching::count_missed(self.dir, &report)?;
-        Ok(report)
-    }
-
-    /// The tree is ours, and can be read.
-    fn first_look(&self, source: &mut Watched) -> Result<Look, AgentError> {
-        let look = source.before()?.clone();
-        self.check(&look)?;
-        match look.rsync {
-            RsyncThere::Present => Ok(look),
-            RsyncThere::Missing => Err(self.machine.no_rsync()),
-        }
-    }
-
     /// What was pulled, if the tree was ours to the end.
     fn hold(
         &self,
@@ -323,22 +242,6 @@ impl<'a> Pass<'a> {
         self.base.as_ref().map_or(0, |base| base.point.files)
     }
 
-    /// Puts back what could not be read, and counts.
-    fn settle(&self, incoming: &Incoming, done: &Transferred, before: &Look) -> Result<Fetched, AgentError> {
-        let plain = incoming.start == Start::Fresh && done.unreadable.is_empty() && done.vanished == 0;
-        if plain && let Some(totals) = done.tally.totals {
-            let expected = self.base_files() + done.tally.created_files;
-            return Ok(Fetched {
-                files: totals.files,
-                bytes: totals.bytes,
-                deleted: expected.saturating_sub(totals.files),
-                hard_links: incoming.hard_links || done.tally.hard_links,
-                ..Fetched::of(PassScope::Everything)
-            });
-        }
-        Fetched::whole(incoming, done, &self.roots(&before.tree))
-    }
-
     /// The ways in which rsync on the GPU may write the root.
     fn roots<'t>(&'t self, tree: &'t Tree) -> Vec<&'t [u8]> {
         let mut roots = vec![self.binding.bind.source_path.as_bytes()];
@@ -347,134 +250,6 @@ impl<'a> Pass<'a> {
         }
         roots
     }
-
-    fn judge(&self, fetched: &Fetched) -> Result<(), AgentError> {
-        let deletions = if self.dir.state()?.deletions_accepted {
-            Deletions::Accepted
-        } else {
-            Deletions::Guarded {
-                max_percent: self.binding.bind.max_deleted_percent,
-            }
-        };
-        let judged = fetched.judge(self.base_files(), deletions);
-        match (&self.base, judged) {
-            // What the user excludes since is not gone: judged again without it, because counting takes a walk.
-            (Some(base), Err(AgentError::Halted { .. })) if !self.binding.filters().is_empty() => {
-                let tree = tree_of(self.dir, &base.point.id);
-                let kept = changes::files_that_pass(self.dir, &tree, &self.binding.filters())?;
-                let excluded = self.base_files().saturating_sub(kept);
-                let without = Fetched {
-                    deleted: fetched.deleted.saturating_sub(excluded),
-                    ..fetched.clone()
-                };
-                without.judge(kept, deletions)
-            }
-            (_, judged) => judged,
-        }
-    }
-
-    fn conclude(&self, incoming: &Incoming, done: &Transferred, fetched: &Fetched) -> Result<PassReport, AgentError> {
-        let checkpoints = self.judge_checkpoints(&incoming.path)?;
-        let unchanged = incoming.start == Start::Fresh && done.tally.differences == 0 && fetched.kept_back.is_empty();
-        let report = self.report(done, fetched);
-        match &self.base {
-            Some(base) if unchanged && fetched.deleted == 0 => self.confirm(incoming, base, report, checkpoints),
-            Some(_) | None => self.promote(incoming, fetched, report, checkpoints),
-        }
-    }
-
-    fn report(&self, done: &Transferred, fetched: &Fetched) -> PassReport {
-        PassReport {
-            command_failed: self.command_failed.clone(),
-            ..fetched.report(done, &self.under_way)
-        }
-    }
-
-    fn confirm(
-        &self,
-        incoming: &Incoming,
-        base: &PointFile,
-        report: PassReport,
-        checkpoints: Checkpoints,
-    ) -> Result<PassReport, AgentError> {
-        let decision = self.decide()?;
-        self.confirm_base(base, &checkpoints)?;
-        self.leave_untouched(incoming, base.point.id.clone())?;
-        drop(decision);
-        self.answer_checkpoints(checkpoints, base);
-        Ok(PassReport {
-            point: base.point.id.clone(),
-            ..report
-        })
-    }
-
-    fn confirm_base(&self, base: &PointFile, checkpoints: &Checkpoints) -> Result<(), AgentError> {
-        let mut confirmed = base.clone();
-        confirmed.hold(checkpoints.kept());
-        confirmed.point.confirmed_at = self.under_way.started_at;
-        recovery_points::confirm(self.dir, &confirmed)
-    }
-
-    fn promote(
-        &self,
-        incoming: &Incoming,
-        fetched: &Fetched,
-        report: PassReport,
-        checkpoints: Checkpoints,
-    ) -> Result<PassReport, AgentError> {
-        recovery_points::make_durable(self.dir, incoming.sharing)?;
-        let mut point = PointFile::of(report, fetched.hard_links);
-        point.hold(checkpoints.kept());
-        let decision = self.decide()?;
-        recovery_points::promote(self.dir, &point, incoming.sharing)?;
-        self.leave_untouched(incoming, point.point.id.clone())?;
-        drop(decision);
-        self.answer_checkpoints(checkpoints, &point);
-        Ok(point.report)
-    }
-
-    /// From here to the end of the guard no bind can come in between: what is made now belongs to the epoch bound now.
-    fn decide(&self) -> Result<File, AgentError> {
-        let decision = self.dir.lock_briefly(REQUEST_LOCK)?;
-        match still_bound(self.dir, self.binding.revision) {
-            Wish::GoOn => Ok(decision),
-            Wish::Stop(reason) => Err(AgentError::Interrupted(reason.into())),
-        }
-    }
-
-    fn leave_untouched(&self, incoming: &Incoming, equals: RecoveryPointId) -> Result<(), AgentError> {
-        match incoming.sharing {
-            Sharing::Snapshots => {
-                let equal = IncomingFile {
-                    base: Some(equals),
-                    touched: Touched::No,
-                    changes_since: None,
-                };
-                self.dir
-                    .save_incoming_file(&equal, incoming.sharing.durability_of_notes())
-            }
-            Sharing::HardLinks => incoming::give_up(self.dir),
-        }
-    }
-}
-
-/// What changed since the watcher was asked first; `None` when it cannot tell.
-fn changed_since(watching: &mut Watching, told: &Told) -> Option<Vec<PathBuf>> {
-    let cursor = told.reply.cursor.clone()?;
-    watching.again(Some(cursor))?.ok()?.known()
-}
-
-/// What a full scan found that the watcher told neither before it nor while it ran.
-fn missed_by(told: &Told, later: &[PathBuf], done: &Transferred) -> u64 {
-    let all = told.paths.iter().chain(later).cloned().collect();
-    let path = |name: &Vec<u8>| PathBuf::from(OsStr::from_bytes(name));
-    let found: Vec<_> = done
-        .tally
-        .named
-        .iter()
-        .map(|(name, seen)| (path(name), *seen))
-        .collect();
-    changes::missed(&found, &all)
 }
 
 fn still_bound(dir: &DataDir, revision: u64) -> Wish {
