@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::process;
-use crate::recovery_points::{self, Sharing, discard, make_subvolume, tree_of};
+use crate::recovery_points::{self, Sharing, discard, is_directory, make_subvolume, tree_of};
 use crate::rsync::Transfer;
 use crate::state::{IncomingFile, PointFile, Touched};
 use crate::tree::{self, PARTIAL};
@@ -201,8 +201,8 @@ pub fn give_up(dir: &DataDir) -> Result<(), AgentError> {
 }
 
 fn usable(dir: &DataDir, wanted: &IncomingFile, sharing: Sharing) -> Result<Option<Start>, AgentError> {
-    let here = fs::symlink_metadata(dir.incoming()).is_ok_and(|found| found.is_dir());
-    let noted = dir.incoming_file().filter(|noted| here && noted.base == wanted.base);
+    let here = is_directory(&dir.incoming())?;
+    let noted = dir.incoming_file()?.filter(|noted| here && noted.base == wanted.base);
     let same_changes = noted
         .as_ref()
         .is_some_and(|noted| noted.changes_since == wanted.changes_since);

@@ -24,7 +24,7 @@ use crate::guard;
 use crate::incoming::{self, Incoming};
 use crate::link;
 use crate::marker::Tree;
-use crate::recovery_points;
+use crate::recovery_points::{self, tree_of};
 use crate::reserve;
 use crate::rsync::{Transfer, Transferred};
 use crate::source::Look;
@@ -94,18 +94,18 @@ impl<'a> Pass<'a> {
         self.dir.note_pass(&self.under_way)?;
         let connection = self.machine.connect()?;
         self.command_failed = self.prepare_source()?;
-        let outcome = space::on_a_full_disk(self.dir, || {
-            match (self.attempt(watching), connection) {
-                // The kept connection may have died with the GPU's last life: once more over a fresh one.
-                (Err(AgentError::Unreachable { .. }), Connection::Kept) => {
-                    watching.hang_up();
-                    self.machine.disconnect();
-                    self.machine.connect()?;
-                    self.attempt(watching)
-                }
-                (outcome, _) => outcome,
+        let dir = self.dir;
+        let attempt = |pass: &mut Self| match (pass.attempt(watching), connection) {
+            // The kept connection may have died with the GPU's last life: once more over a fresh one.
+            (Err(AgentError::Unreachable { .. }), Connection::Kept) => {
+                watching.hang_up();
+                pass.machine.disconnect();
+                pass.machine.connect()?;
+                pass.attempt(watching)
             }
-        });
+            (outcome, _) => outcome,
+        };
+        let outcome = space::on_a_full_disk(dir, &mut self, attempt, Self::size_of_source);
         match &outcome {
             // What arrived of a first pass may be the last copy of it.
             Err(_) if self.base.is_none() => {}
@@ -228,6 +228,16 @@ impl<'a> Pass<'a> {
         } else {
             transfer
         }
+    }
+
+    /// How large all that is copied is.
+    fn size_of_source(&self) -> Option<Bytes> {
+        let bind = &self.binding.bind;
+        let base = tree_of(self.dir, &self.base.as_ref()?.point.id);
+        let filters = self.binding.filters();
+        let listing = Transfer::pull(&self.machine, &bind.source_path, &filters, &base).with("--dry-run");
+        let listed = self.pull(&listing, |_| Ok(())).ok()?;
+        Some(listed.tally.totals?.bytes)
     }
 
     fn check(&self, look: &Look) -> Result<(), AgentError> {

@@ -22,6 +22,9 @@ use crate::state::{PointFile, REQUEST_LOCK, RestoreStage};
 use crate::{thin, tree};
 
 /// btrfs answers at once; only a disk in trouble does not.
+/// A cheap disk takes its time over a large recovery point. What is not free by then is left to the next pass.
+const SPACE_IS_BACK_WITHIN: Duration = Duration::from_secs(60);
+
 const BTRFS_LIMIT: Duration = Duration::from_secs(120);
 
 /// How recovery points share what did not change between them.
@@ -65,7 +68,7 @@ pub fn list(dir: &DataDir) -> Result<Vec<PointFile>, AgentError> {
     for id in ids_with_file(dir)? {
         // One that is being thinned may go between two looks.
         if let Some(point) = dir.read_json::<PointFile>(&file_of(dir, &id))?
-            && is_directory(&tree_of(dir, &id))
+            && is_directory(&tree_of(dir, &id))?
         {
             points.push(point);
         }
@@ -204,15 +207,14 @@ pub fn retire_oldest(dir: &DataDir, now: Timestamp, keep: usize) -> Result<bool,
 /// # Errors
 /// When the directory cannot be read.
 pub fn clear_leftovers(dir: &DataDir) -> Result<(), AgentError> {
-    let listing = fs::read_dir(dir.points()).map_err(|error| AgentError::io("list the recovery points", error))?;
-    for entry in listing.flatten() {
-        let path = entry.path();
-        if is_directory(&path) && !path.with_file_name(json_name(&path)).exists() {
+    let io = |error| AgentError::io("clear away unfinished recovery points", error);
+    for path in listing(dir)? {
+        if is_directory(&path)? && !path.with_file_name(json_name(&path)).try_exists().map_err(io)? {
             discard(dir, &path)?;
         }
     }
     for id in ids_with_file(dir)? {
-        if !is_directory(&tree_of(dir, &id)) {
+        if !is_directory(&tree_of(dir, &id))? {
             let _ = fs::remove_file(file_of(dir, &id));
         }
     }
@@ -224,7 +226,7 @@ pub fn clear_leftovers(dir: &DataDir) -> Result<(), AgentError> {
 /// # Errors
 /// When it cannot be moved.
 pub fn discard(dir: &DataDir, path: &Path) -> Result<(), AgentError> {
-    if !is_directory(path) {
+    if !is_directory(path)? {
         return Ok(());
     }
     if is_subvolume(path) {
@@ -260,6 +262,14 @@ pub fn empty_trash(dir: &DataDir) {
             ));
         }
     }
+}
+
+/// Waits until the space of what was removed is free again, which btrfs sees to in the background. Answers whether it is.
+#[must_use]
+pub fn is_space_back(dir: &DataDir) -> bool {
+    let mut wait = Command::new("btrfs");
+    wait.args(["subvolume", "sync"]).arg(dir.root());
+    !is_btrfs(dir.root()) || process::run(&mut wait, b"", SPACE_IS_BACK_WITHIN).is_ok_and(|done| done.code == Some(0))
 }
 
 /// A new writable subvolume, from a snapshot or empty.
@@ -298,13 +308,17 @@ fn held(dir: &DataDir, now: Timestamp) -> Result<Vec<RecoveryPointId>, AgentErro
 }
 
 fn ids_with_file(dir: &DataDir) -> Result<Vec<RecoveryPointId>, AgentError> {
-    let listing = fs::read_dir(dir.points()).map_err(|error| AgentError::io("list the recovery points", error))?;
-    let names = listing
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok());
+    let all = listing(dir)?;
+    let names = all.iter().filter_map(|path| path.file_name()?.to_str());
     Ok(names
         .filter_map(|name| name.strip_suffix(".json")?.parse().ok())
         .collect())
+}
+
+fn listing(dir: &DataDir) -> Result<Vec<PathBuf>, AgentError> {
+    let io = |error| AgentError::io("list the recovery points", error);
+    let all = fs::read_dir(dir.points()).map_err(io)?;
+    all.map(|entry| entry.map(|entry| entry.path()).map_err(io)).collect()
 }
 
 fn file_of(dir: &DataDir, id: &RecoveryPointId) -> PathBuf {
@@ -315,8 +329,16 @@ fn json_name(path: &Path) -> String {
     format!("{}.json", path.file_name().unwrap_or_default().to_string_lossy())
 }
 
-fn is_directory(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+/// Whether there is a directory. A disk that cannot tell is never taken for one on which nothing is: what has no namesake is removed.
+///
+/// # Errors
+/// When the disk cannot tell.
+pub fn is_directory(path: &Path) -> Result<bool, AgentError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok(found.is_dir()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(AgentError::io(format!("look at {}", path.display()), error)),
+    }
 }
 
 /// Moving a directory elsewhere rewrites its `..`, for which its owner (unless root) needs leave to write.
@@ -349,4 +371,19 @@ fn btrfs_answers() -> bool {
 fn btrfs(verb: &[&str], paths: &[&Path]) -> Result<(), AgentError> {
     let done = process::run(Command::new("btrfs").args(verb).args(paths), b"", BTRFS_LIMIT)?;
     done.success(&format!("btrfs {}", verb.join(" "))).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_cannot_tell_is_no_disk_without_the_directory() {
+        let place = tempfile::tempdir().unwrap();
+        assert!(is_directory(place.path()).unwrap());
+        assert!(!is_directory(&place.path().join("missing")).unwrap());
+        // As with EIO: the answer is an error, but not that there is nothing.
+        let long = place.path().join("n".repeat(300));
+        assert!(is_directory(&long).is_err());
+    }
 }

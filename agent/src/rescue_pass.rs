@@ -78,10 +78,10 @@ impl<'a> RescuePass<'a> {
     ///
     /// # Errors
     /// Why it did not happen; every recovery point is as it was.
-    pub fn run(self) -> Result<PassReport, AgentError> {
+    pub fn run(mut self) -> Result<PassReport, AgentError> {
         reserve::take(self.dir)?;
         self.dir.note_pass(&self.under_way)?;
-        let outcome = space::on_a_full_disk(self.dir, || self.attempt());
+        let outcome = space::on_a_full_disk(self.dir, &mut self, |rescue| rescue.attempt(), Self::size_of_source);
         if matches!(outcome, Err(AgentError::DiskFull)) {
             reserve::release(self.dir);
         }
@@ -172,6 +172,16 @@ impl<'a> RescuePass<'a> {
             traffic::add(self.dir, under_way.started_at, under_way.fetched);
         }
         pulled
+    }
+
+    /// How large all that is rescued is.
+    fn size_of_source(&self) -> Option<Bytes> {
+        let base = recovery_points::tree_of(self.dir, &self.base.as_ref()?.point.id);
+        let from = format!("{}/{}", self.request.module, self.find().ok()?);
+        let filters = self.binding.filters();
+        let listing = Transfer::pull_module(&self.machine, &from, &filters, &base).with("--dry-run");
+        let listed = listing.run(self.dir, &self.machine, self.lock, |_| Wish::GoOn).ok()?;
+        Some(listed.tally.totals?.bytes)
     }
 
     fn still_ours(&self) -> Result<(), AgentError> {

@@ -42,25 +42,44 @@ pub enum Room {
 /// When the disk fails. What was not moved stays.
 pub fn make_room(dir: &DataDir) -> Result<Room, AgentError> {
     let mut room = Room::AsBefore;
-    while is_short(dir)? && recovery_points::retire_oldest(dir, clock::now(), ALWAYS_KEPT)? {
+    while is_short(dir)? {
+        // Space comes back late: whoever measured too soon would give up one point after the other.
         recovery_points::empty_trash(dir);
+        if !recovery_points::is_space_back(dir) {
+            break;
+        }
+        if !is_short(dir)? {
+            room = Room::Made;
+            break;
+        }
+        if !recovery_points::retire_oldest(dir, clock::now(), ALWAYS_KEPT)? {
+            break;
+        }
         room = Room::Made;
     }
     Ok(room)
 }
 
 /// Runs a pass or a rescue, and again on the room that older recovery points make for as long as it finds the disk full. What
-/// arrived is kept until it fits, so that nothing crosses the network twice.
+/// arrived is kept until it fits, so that nothing crosses the network twice. Nothing is given up for what can never fit.
 ///
 /// # Errors
-/// Those of the attempt; [`AgentError::DiskFull`] when nothing is left to give up.
-pub fn on_a_full_disk<T>(dir: &DataDir, mut attempt: impl FnMut() -> Result<T, AgentError>) -> Result<T, AgentError> {
+/// Those of the attempt; [`AgentError::DiskFull`] when nothing is left to give up, or it would not help: all that is copied, as
+/// `size_of_source` tells, is larger than the disk.
+pub fn on_a_full_disk<W, T>(
+    dir: &DataDir,
+    work: &mut W,
+    mut attempt: impl FnMut(&mut W) -> Result<T, AgentError>,
+    size_of_source: impl Fn(&W) -> Option<Bytes>,
+) -> Result<T, AgentError> {
     loop {
-        match attempt() {
+        match attempt(work) {
             Err(AgentError::DiskFull) => {
                 // Nothing can be removed from a disk without a byte left.
                 reserve::release(dir);
-                if make_room(dir)? == Room::AsBefore {
+                let most = disk(dir)?.total;
+                let may_fit = size_of_source(work).is_some_and(|size| size < most);
+                if !may_fit || make_room(dir)? == Room::AsBefore {
                     return Err(AgentError::DiskFull);
                 }
                 process::log("the data disk is full: the oldest recovery points were given up for what arrives");

@@ -405,10 +405,16 @@ impl DataDir {
         let _ = std::fs::remove_file(self.file("pass.json"));
     }
 
-    /// What `incoming/` was made from.
-    #[must_use]
-    pub fn incoming_file(&self) -> Option<IncomingFile> {
-        self.read_passing_json(&self.file("incoming.json"))
+    /// What `incoming/` was made from; `None` also when a power failure tore that.
+    ///
+    /// # Errors
+    /// When the disk cannot tell: then what arrived of a first pass must not be thrown away for it.
+    pub fn incoming_file(&self) -> Result<Option<IncomingFile>, AgentError> {
+        use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+        match self.read_json(&self.file("incoming.json")) {
+            Err(AgentError::Io { source, .. }) if matches!(source.kind(), InvalidData | UnexpectedEof) => Ok(None),
+            read => read,
+        }
     }
 
     /// Stores what `incoming/` was made from.

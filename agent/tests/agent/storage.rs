@@ -278,6 +278,25 @@ fn old_recovery_points_make_room_for_a_pass_that_needs_more_than_is_free() {
 }
 
 #[test]
+fn what_can_never_fit_takes_no_recovery_point() {
+    let Some(disk) = Disk::make("btrfs", 300) else {
+        return;
+    };
+    let standby = disk.standby();
+    let gpu = Machine::start(&[&standby.key()]);
+    standby.bind(&gpu, FIRST);
+    for round in 0..5_u32 {
+        write(&gpu.tree().join("round"), round.to_string());
+        standby.pass(FIRST);
+    }
+    let points = standby.points();
+    write(&gpu.tree().join("runaway.log"), crate::support::noise(320 << 20));
+    let failure = standby.sync(FIRST).last_failure.unwrap();
+    assert_eq!(failure.kind, PassFailureKind::DiskFull, "{}", failure.message);
+    assert_eq!(standby.points(), points);
+}
+
+#[test]
 fn a_full_disk_fails_the_pass_by_name_and_keeps_every_point() {
     // 120 MB: the smallest disk that mkfs.btrfs makes has 109.
     for (kind, megabytes) in [("ext4", 40), ("btrfs", 120)] {
