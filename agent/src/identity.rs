@@ -1,10 +1,12 @@
 //! The standby's own key pair. Its private half never leaves the standby.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::process::Command;
 
-use crate::data_dir::{DataDir, make_private};
+use crate::data_dir::{DataDir, make_private, sync_parent};
 use crate::error::AgentError;
 use crate::process::{self, COMMAND_LIMIT};
 use crate::ssh::IDENTITY;
@@ -16,19 +18,31 @@ use crate::ssh::IDENTITY;
 pub fn identity(dir: &DataDir) -> Result<String, AgentError> {
     let _once = dir.lock_briefly("identity.lock")?;
     let public = dir.file(IDENTITY).with_extension("pub");
-    if !public.exists() {
+    if !is_whole(&dir.file(IDENTITY))? || !is_whole(&public)? {
         make_identity(dir)?;
     }
     let line = fs::read_to_string(&public).map_err(|error| AgentError::io("read the standby's public key", error))?;
     Ok(line.trim().to_owned())
 }
 
+/// A power failure may leave an empty file. A disk that cannot tell must not have its keys replaced.
+fn is_whole(half: &Path) -> Result<bool, AgentError> {
+    match fs::metadata(half) {
+        Ok(found) => Ok(found.len() > 0),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(AgentError::io("look at the standby's key pair", error)),
+    }
+}
+
 fn make_identity(dir: &DataDir) -> Result<(), AgentError> {
     let fresh = dir.file("identity.new");
     const DOING: &str = "make the standby's key pair";
     let io = |error| AgentError::io(DOING, error);
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh).map_err(io)?;
+    let place = dir.file("identity");
+    for torn in [&fresh, &place] {
+        if torn.exists() {
+            fs::remove_dir_all(torn).map_err(io)?;
+        }
     }
     DirBuilder::new().mode(0o700).create(&fresh).map_err(io)?;
     let finished = process::run(
@@ -40,5 +54,13 @@ fn make_identity(dir: &DataDir) -> Result<(), AgentError> {
     )?;
     finished.success(DOING)?;
     make_private(&fresh.join("id_ed25519"), 0o600).map_err(io)?;
-    fs::rename(&fresh, dir.file("identity")).map_err(io)
+    // Whoever hears of this key must find it after a power failure, too.
+    for whole in ["id_ed25519", "id_ed25519.pub", "."] {
+        File::open(fresh.join(whole))
+            .and_then(|file| file.sync_all())
+            .map_err(io)?;
+    }
+    fs::rename(&fresh, &place)
+        .and_then(|()| sync_parent(&place))
+        .map_err(io)
 }
