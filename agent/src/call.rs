@@ -8,7 +8,7 @@ use warmspare_wire::agent::{Answer, Call, Outcome, Request, SCHEMA};
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::status::{recovery_points, status};
-use crate::{bind, compare, download, identity, rescue, restore, sync};
+use crate::{bind, compare, download, identity, process, rescue, restore, sync};
 
 /// No call is longer: what is, is not one of ours.
 const LONGEST: u64 = 1 << 20;
@@ -32,7 +32,10 @@ pub fn answer_from(data: &Path, input: impl Read) -> Answer {
 #[must_use]
 pub fn answer(data: &Path, request: &Request) -> Answer {
     let outcome = DataDir::open(data).and_then(|dir| {
-        download::remove_expired(&dir)?;
+        if let Err(error) = download::remove_expired(&dir) {
+            // The next call tries again; a permission that is over is refused by itself.
+            process::log(&error.message());
+        }
         perform(&dir, request)
     });
     match outcome {

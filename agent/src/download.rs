@@ -21,7 +21,7 @@ use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::incoming;
 use crate::recovery_points::{self, tree_of};
-use crate::state::{Hold, REQUEST_LOCK};
+use crate::state::{Hold, Holds, REQUEST_LOCK};
 use crate::tree;
 
 /// The hidden verb behind an authorised key.
@@ -114,14 +114,14 @@ fn count(unfinished: &Path) -> Result<Partial, AgentError> {
 /// When `authorized_keys` cannot be rewritten.
 pub fn remove_expired(dir: &DataDir) -> Result<(), AgentError> {
     let now = clock::now();
-    let Some(mut holds) = dir.holds()? else {
-        return Ok(());
-    };
-    if holds.holds.iter().all(|hold| hold.until > now) {
+    let expired = |holds: &Holds| holds.holds.iter().any(|hold| hold.until <= now);
+    if !dir.holds()?.is_some_and(|holds| expired(&holds)) {
         return Ok(());
     }
     let command = forced_command(dir)?;
     let _decision = dir.lock_briefly(REQUEST_LOCK)?;
+    // Read again: somebody may have been permitted something meanwhile.
+    let mut holds = dir.holds()?.unwrap_or_default();
     rewrite_keys(dir, |lines| {
         lines.retain(|line| !is_ours(line, &command) || !is_over(line, now))
     })?;
