@@ -173,11 +173,13 @@ impl Share {
         self.entries.len() >= files || self.bytes >= bytes
     }
 
-    /// Its names, each closed by a zero byte.
+    /// Its names as rsync takes them from a list, each closed by a zero byte.
     #[must_use]
     pub fn names(&self, list: &[Entry]) -> Vec<u8> {
         let mut names = Vec::new();
         for entry in self.entries.iter().filter_map(|at| list.get(*at)) {
+            // Without it a name that begins with # or ; would be a comment. Source: rsync 3.2.7, io.c, read_line().
+            names.extend_from_slice(b"./");
             names.extend_from_slice(&entry.name);
             names.push(0);
         }
@@ -241,6 +243,17 @@ mod tests {
         assert_eq!(turn("runs/7/model.pt", 5 << 30), Turn::Newest);
         assert_eq!(turn(".cache/pip/x", 10), Turn::Last);
         assert_eq!(turn("a/__pycache__/b.pyc", 10), Turn::Last);
+    }
+
+    #[test]
+    fn no_name_in_a_list_is_taken_for_a_comment() {
+        let place = tempfile::tempdir().unwrap();
+        for name in ["#autosave#", ";x", "plain"] {
+            std::fs::write(place.path().join(name), "x").unwrap();
+        }
+        let all = list(place.path()).unwrap();
+        let [share] = shares(&all, 100, 1 << 20).try_into().unwrap();
+        assert_eq!(share.names(&all), b"./#autosave#\0./;x\0./plain\0");
     }
 
     #[test]
