@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,9 @@ pub const NOT_STARTED: u8 = 118;
 
 /// How long a fixed command may take: it answers at once or the machine is in trouble.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(40);
+
+/// How long after a program its output may end.
+const OUTPUT_ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a program that ended left.
 #[derive(Debug)]
@@ -101,13 +105,15 @@ pub fn run_while(
             Wish::GoOn => format!("{name} did not end within {} s", deadline.as_secs()),
         }));
     };
-    let _ = writer.join();
-    let stdout = stdout.join().unwrap_or_default();
-    let stderr = String::from_utf8_lossy(&stderr.join().unwrap_or_default()).into_owned();
+    drop(writer);
+    // Over a kept connection they may stay open although ssh was killed.
+    let open = |_| AgentError::Interrupted(format!("{name} ended and left its output open"));
+    let stdout = stdout.recv_timeout(OUTPUT_ENDS_WITHIN).map_err(open)?;
+    let stderr = stderr.recv_timeout(OUTPUT_ENDS_WITHIN).map_err(open)?;
     Ok(Finished {
         code: status.code(),
         stdout,
-        stderr,
+        stderr: String::from_utf8_lossy(&stderr).into_owned(),
     })
 }
 
@@ -164,15 +170,17 @@ pub fn wait_until(child: &mut Child, deadline: Instant) -> Result<Option<std::pr
     }
 }
 
-fn drain(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Vec<u8>> {
+fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = sync_channel(1);
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(pipe) = pipe {
             // A hostile machine may send without end.
             let _ = pipe.take(1 << 20).read_to_end(&mut bytes);
         }
-        bytes
-    })
+        let _ = sender.send(bytes);
+    });
+    receiver
 }
 
 /// Waits until one of them is ready, and at most until then. Answers whether one is.
@@ -252,6 +260,28 @@ pub fn end_group(leader: &Child) {
     if let Some(group) = i32::try_from(leader.id()).ok().and_then(Pid::from_raw) {
         let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
+}
+
+/// What the process group that a program led has read and written so far, in bytes. Source: proc_pid_io(5).
+#[must_use]
+pub fn moved_by_group(leader: &Child) -> u64 {
+    let group = leader.id().to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ours = processes.map(|entry| entry.path()).filter(|process| {
+        let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
+        // `pid (name) state parent group ...`; the name may hold anything.
+        let rest = stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned());
+        rest.is_some_and(|rest| rest.split(' ').nth(2) == Some(&group))
+    });
+    let count = |process: std::path::PathBuf| -> u64 {
+        let io = std::fs::read_to_string(process.join("io")).unwrap_or_default();
+        let both = io
+            .lines()
+            .take(2)
+            .filter_map(|line| line.split(": ").nth(1)?.parse::<u64>().ok());
+        both.sum()
+    };
+    ours.map(count).sum()
 }
 
 /// Starts one of our hidden verbs in a session of its own, so that it outlives the caller's connection.

@@ -20,6 +20,21 @@ use crate::ssh::Machine;
 use crate::tree::PARTIAL;
 use crate::wish::{GLANCE, Wish};
 
+/// rsync's own limit of 300 s does not see a sender that was stopped: the keep-alives of our side reset it.
+const PULL_STANDS_STILL: Duration = Duration::from_secs(330);
+
+/// Where content is compared, one side reads a file while the other has nothing to say.
+const PUSH_STANDS_STILL: Duration = Duration::from_secs(3600);
+
+/// Keep-alives and progress move less than this in all that time.
+const HARDLY_ANYTHING: u64 = 64 << 10;
+
+/// How often is looked whether anything moves.
+const LOOK_AT_MOTION: Duration = Duration::from_secs(5);
+
+/// A process that ended may leave its streams open: over a kept connection they end with the other machine's end.
+const STREAMS_END_WITHIN: Duration = Duration::from_secs(5);
+
 /// Every one of them may name a file that is remembered.
 const COMPLAINTS_AT_MOST: u64 = 200_000;
 
@@ -45,6 +60,8 @@ const FAITHFUL: [&str; 12] = [
 #[derive(Debug, Clone)]
 pub struct Transfer {
     arguments: Vec<OsString>,
+    /// The other machine is taken for dead when nothing moves for so long.
+    stands_still_for: Duration,
 }
 
 /// How a run of rsync ended.
@@ -119,6 +136,7 @@ impl Transfer {
 
     fn from_a_gpu(shell: String, filters: &[String]) -> Self {
         let mut transfer = Self::through(shell);
+        transfer.stands_still_for = PULL_STANDS_STILL;
         transfer.push("--out-format=%i");
         // A GPU that hangs must not hold the single flight for ever; checksumming never takes place in a pass.
         transfer.push("--timeout=300");
@@ -210,7 +228,10 @@ impl Transfer {
         let mut arguments: Vec<OsString> = FAITHFUL.map(OsString::from).into();
         arguments.push("-e".into());
         arguments.push(shell.into());
-        Self { arguments }
+        Self {
+            arguments,
+            stands_still_for: PUSH_STANDS_STILL,
+        }
     }
 
     fn push(&mut self, argument: impl Into<OsString>) {
@@ -251,17 +272,85 @@ impl Transfer {
         process::limit_memory(&child);
         let words = listen(&mut child);
         let mut heard = Heard::default();
-        let wish = follow(&words, &mut heard, &mut watch);
-        if let Wish::Stop(reason) = wish {
-            process::stop(&mut child);
-            // Its parts put away what they have begun; until the last is gone, something may still write.
-            drain(&words, Instant::now() + Duration::from_secs(5));
-            process::end_group(&child);
-            return Err(AgentError::Interrupted(reason.into()));
+        let end = self.follow(&mut child, &words, &mut heard, &mut watch);
+        if let End::Itself = end {
+            let status = child.wait().map_err(|error| AgentError::io("wait for rsync", error))?;
+            return heard.judge(status.code(), machine);
         }
-        let status = child.wait().map_err(|error| AgentError::io("wait for rsync", error))?;
-        heard.judge(status.code(), machine)
+        process::stop(&mut child);
+        // Its parts put away what they have begun; until the last is gone, something may still write.
+        drain(&words, Instant::now() + STREAMS_END_WITHIN);
+        process::end_group(&child);
+        Err(match end {
+            End::Stopped(reason) => AgentError::Interrupted(reason.into()),
+            End::Itself | End::StoodStill => AgentError::Unreachable {
+                host: machine.shown(),
+                detail: format!("nothing moved for {} s", self.stands_still_for.as_secs()),
+            },
+        })
     }
+
+    fn follow(
+        &self,
+        child: &mut Child,
+        words: &Receiver<Word>,
+        heard: &mut Heard,
+        watch: &mut impl FnMut(Option<Progress>) -> Wish,
+    ) -> End {
+        let mut looked = Instant::now();
+        let mut progress = None;
+        let mut ended: Option<Instant> = None;
+        let (mut motion, mut looked_at_motion) = ((0, looked), looked);
+        loop {
+            match words.recv_timeout(GLANCE) {
+                Ok(Word::Out(line)) => {
+                    if let Line::Progress(now) = heard.done.tally.read(&line) {
+                        progress = Some(now);
+                    }
+                }
+                Ok(Word::Err(line)) => {
+                    heard.complain(&line);
+                    if heard.complaints > COMPLAINTS_AT_MOST {
+                        return End::Stopped(
+                            "the GPU complains without end, over 200,000 files that cannot be read: exclude them, or make them readable",
+                        );
+                    }
+                }
+                Ok(Word::OutEnded) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return End::Itself,
+            }
+            if looked.elapsed() < GLANCE {
+                continue;
+            }
+            looked = Instant::now();
+            if let Wish::Stop(reason) = watch(progress.take()) {
+                return End::Stopped(reason);
+            }
+            if ended.is_none() && matches!(child.try_wait(), Ok(Some(_))) {
+                ended = Some(looked);
+            }
+            if ended.is_some_and(|at| at.elapsed() >= STREAMS_END_WITHIN) {
+                process::end_group(child);
+                return End::Itself;
+            }
+            if looked_at_motion.elapsed() >= LOOK_AT_MOTION {
+                looked_at_motion = looked;
+                let moved = process::moved_by_group(child);
+                if moved > motion.0 + HARDLY_ANYTHING {
+                    motion = (moved, looked);
+                } else if motion.1.elapsed() >= self.stands_still_for {
+                    return End::StoodStill;
+                }
+            }
+        }
+    }
+}
+
+/// How a run ended.
+enum End {
+    Itself,
+    Stopped(&'static str),
+    StoodStill,
 }
 
 /// What the end of a small transfer from a module means.
@@ -342,37 +431,6 @@ fn forward(
             let _ = sender.send(end);
         }
     });
-}
-
-fn follow(words: &Receiver<Word>, heard: &mut Heard, watch: &mut impl FnMut(Option<Progress>) -> Wish) -> Wish {
-    let mut looked = Instant::now();
-    let mut progress = None;
-    loop {
-        match words.recv_timeout(GLANCE) {
-            Ok(Word::Out(line)) => {
-                if let Line::Progress(now) = heard.done.tally.read(&line) {
-                    progress = Some(now);
-                }
-            }
-            Ok(Word::Err(line)) => {
-                heard.complain(&line);
-                if heard.complaints > COMPLAINTS_AT_MOST {
-                    return Wish::Stop(
-                        "the GPU complains without end, over 200,000 files that cannot be read: exclude them, or make them readable",
-                    );
-                }
-            }
-            Ok(Word::OutEnded) | Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Wish::GoOn,
-        }
-        if looked.elapsed() >= GLANCE {
-            looked = Instant::now();
-            let wish = watch(progress.take());
-            if wish != Wish::GoOn {
-                return wish;
-            }
-        }
-    }
 }
 
 fn drain(words: &Receiver<Word>, until: Instant) {

@@ -38,6 +38,9 @@ const WORTH_IT: (u64, u64) = (48, 4 << 20);
 /// More connections than this help nobody: by then the disk or the link is the limit.
 const LANES_AT_MOST: usize = 4;
 
+/// A target on which nothing moves for so long is stuck, or its disk is.
+const STANDS_STILL: Duration = Duration::from_secs(600);
+
 // Fixed text; path and name come over standard input, and then the stream.
 const UNPACK: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && IFS= read -r n && cd \"$p\" || exit 91; \
     [ ! -L .warmspare ] || exit 90; exec \"./.warmspare/$n\" restore-unpack'";
@@ -246,12 +249,23 @@ impl Work<'_> {
         thread::scope(|scope| {
             let work = scope.spawn(|| self.work());
             let mut looked = Instant::now();
+            let mut motion = ((0, 0), looked);
             while !work.is_finished() {
                 thread::sleep(Duration::from_millis(5));
                 if looked.elapsed() < GLANCE {
                     continue;
                 }
                 looked = Instant::now();
+                let now = (
+                    self.done.files.load(Ordering::Relaxed),
+                    self.done.bytes.load(Ordering::Relaxed),
+                );
+                if now != motion.0 {
+                    motion = (now, looked);
+                } else if motion.1.elapsed() >= STANDS_STILL && !self.stop.load(Ordering::SeqCst) {
+                    process::log("restore: nothing moved for ten minutes, rsync carries on");
+                    self.end();
+                }
                 if let Wish::Stop(reason) = watch(Some(meter.read(&self.done, looked))) {
                     self.end();
                     return Err(AgentError::Interrupted(reason.into()));
