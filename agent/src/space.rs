@@ -104,7 +104,11 @@ pub fn disk(dir: &DataDir) -> Result<DiskSpace, AgentError> {
     })
 }
 
-fn is_short(dir: &DataDir) -> Result<bool, AgentError> {
+/// Whether less is free than is kept for the next pass.
+///
+/// # Errors
+/// When the disk cannot be measured.
+pub fn is_short(dir: &DataDir) -> Result<bool, AgentError> {
     let found = disk(dir)?;
     Ok(found.free.0.saturating_mul(100) < found.total.0.saturating_mul(KEPT_FREE_PERCENT))
 }

@@ -27,6 +27,9 @@ use crate::worker::Worker;
 /// The hidden verb of the worker.
 pub const VERB: &str = "pass-worker";
 
+/// How often live mode thins out; sooner when space is short.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
+
 const WORKER: Worker = Worker {
     verb: VERB,
     lock: PASS_LOCK,
@@ -156,10 +159,18 @@ fn pass(
     urgency: Urgency,
 ) -> Result<Ended, AgentError> {
     let ended = run(dir, lock, watching, number, urgency)?;
-    if let Err(error) = recovery_points::thin_out(dir, clock::now()).and_then(|()| space::make_room(dir).map(drop)) {
+    tidy(dir);
+    Ok(ended)
+}
+
+/// Takes up a disk that was enlarged, and thins out.
+fn tidy(dir: &DataDir) {
+    let tidied = space::follow_device(dir)
+        .and_then(|()| recovery_points::thin_out(dir, clock::now()))
+        .and_then(|()| space::make_room(dir));
+    if let Err(error) = tidied {
         process::log(&error.message());
     }
-    Ok(ended)
 }
 
 fn run(
@@ -181,8 +192,7 @@ fn run(
     Ok(ended)
 }
 
-/// Goes on by itself for as long as the lease lasts, nobody asks for a pass, and passes complete. Points are thinned out by the
-/// passes that were asked for.
+/// Goes on by itself for as long as the lease lasts, nobody asks for a pass, and passes complete.
 fn stay(
     dir: &DataDir,
     lock: &File,
@@ -195,6 +205,7 @@ fn stay(
     }
     recovery_points::empty_trash(dir);
     let bell = bell.get_or_init(|| Bell::hang(dir));
+    let mut tidied = Instant::now();
     while live::wait(dir, bell, watching, started)? == Woken::ByChange {
         let Some(number) = number_of_our_own(dir)? else {
             break;
@@ -202,6 +213,11 @@ fn stay(
         started = Instant::now();
         if run(dir, lock, watching, number, Urgency::Due)? == Ended::Failed {
             break;
+        }
+        // Beats may find our own passes under way for hours, and never ask for one.
+        if tidied.elapsed() >= TIDY_EVERY || space::is_short(dir)? {
+            tidy(dir);
+            tidied = Instant::now();
         }
     }
     Ok(())
