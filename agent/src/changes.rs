@@ -188,37 +188,6 @@ pub fn write_list(dir: &DataDir, paths: &[PathBuf]) -> Result<PathBuf, AgentErro
     Ok(file)
 }
 
-/// Gives every listed file that shares its content with another name a copy of its own: on the GPU it has no other name any more,
-/// and what rsync does to it must not reach the other. Answers whether there was any.
-///
-/// # Errors
-/// When the disk is full or fails.
-pub fn separate(tree: &Path, paths: &[PathBuf]) -> Result<bool, AgentError> {
-    const DOING: &str = "give a file a copy of its own";
-    let io = |error| AgentError::io(DOING, error);
-    let mut any = false;
-    for path in paths {
-        let Some(here) = tree::inside(tree, path) else {
-            continue;
-        };
-        if !fs::symlink_metadata(&here).is_ok_and(|found| found.is_file() && found.nlink() > 1) {
-            continue;
-        }
-        let apart = here.with_file_name(format!("{PARTIAL}-apart"));
-        let done = process::run(
-            Command::new("cp")
-                .args(["--archive", "--no-target-directory", "--reflink=auto", "--"])
-                .args([&here, &apart]),
-            b"",
-            MOMENT,
-        )?;
-        done.success(DOING).inspect_err(|_| drop(fs::remove_file(&apart)))?;
-        fs::rename(&apart, &here).map_err(io)?;
-        any = true;
-    }
-    Ok(any)
-}
-
 /// Removes what transfers that broke off left beside the listed paths.
 ///
 /// # Errors
@@ -285,6 +254,13 @@ fn found(tree: &Path, path: &Path) -> Option<Metadata> {
 #[must_use]
 pub fn is_regular(tree: &Path, path: &Path) -> bool {
     is_file(found(tree, path).as_ref())
+}
+
+/// Whether any of the paths is a file that has other names in a tree: what is written through one is told of that one only.
+#[must_use]
+pub fn have_twins(tree: &Path, paths: &[PathBuf]) -> bool {
+    let is_twin = |found: Metadata| found.is_file() && found.nlink() > 1;
+    paths.iter().any(|path| found(tree, path).is_some_and(is_twin))
 }
 
 /// Whether two trees have the same file at a path, as far as size and time tell.

@@ -43,7 +43,9 @@ impl Pass<'_> {
         if choice == Plan::Changes {
             let paths = std::mem::take(&mut known.paths);
             known.paths = changes::without_excluded(self.dir, &tree, paths, &self.binding.filters())?;
-            if !changes::fit(&tree, &known.paths) {
+            // By now the GPU's file may have one name only, and the other one's copy be old.
+            let twins = base.hard_links && changes::have_twins(&tree, &known.paths);
+            if twins || !changes::fit(&tree, &known.paths) {
                 return Ok((Plan::Everything, told, seen.cloned()));
             }
             choice = plan(seen, Some(known), self.urgency);
@@ -136,8 +138,7 @@ impl Pass<'_> {
     ) -> Result<Brought, AgentError> {
         let io = |error| AgentError::io("clear away what was replaced", error);
         changes::clear_replaced(&incoming.path, &told.paths, &told.replaced).map_err(io)?;
-        let separated = incoming.hard_links && changes::separate(&incoming.path, &told.paths)?;
-        if separated || !told.replaced.is_empty() {
+        if !told.replaced.is_empty() {
             // What rsync changes is no longer the whole difference to the base.
             incoming.start = Start::Resumed;
         }
