@@ -92,7 +92,12 @@ impl Wanted {
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let id = self.id.len() == 32 && self.id.bytes().all(|byte| byte.is_ascii_hexdigit());
-        self.schema <= SCHEMA && id && self.files.iter().all(|file| is_plain(&file.path))
+        self.schema <= SCHEMA
+            && id
+            && self
+                .files
+                .iter()
+                .all(|file| is_plain(&file.path) && file.path.len() < 4096)
     }
 
     /// Why this tree does not hold it as it was.

@@ -15,6 +15,7 @@ use crate::process::last_words;
 use crate::program::{self, NotPushed};
 use crate::session::Session;
 use crate::ssh::Machine;
+use crate::watch::dirty::MOST_PATHS;
 use crate::watch::protocol::{Changes, Question, REPLACED, Reply};
 use crate::watch::relay::{GREETING, GREETING_END};
 
@@ -25,7 +26,19 @@ const ATTACH: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p || exit 91; 
     echo; echo \"warmspare-watch $w\"; echo warmspare-watch-end'";
 
 /// A watcher answers at once, unless its machine is in trouble.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where a GPU is about to stop, rsync begins after this long.
+const LITTLE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the GPU may take to answer.
+#[must_use]
+pub fn patience(urgency: Urgency) -> Duration {
+    match urgency {
+        Urgency::Due => PATIENCE,
+        Urgency::LastGasp => LITTLE_PATIENCE,
+    }
+}
 
 /// How a watcher on the GPU can fail us.
 #[derive(Debug)]
@@ -87,7 +100,7 @@ impl Observer {
     /// Why there is none.
     pub fn attach(dir: &DataDir, machine: &Machine, path: &str, urgency: Urgency) -> Result<Self, Failed> {
         let name = program::name(dir)?;
-        match Self::open(machine, path, &name)? {
+        match Self::open(machine, path, &name, patience(urgency))? {
             Greeting::Here(observer) => return Ok(*observer),
             Greeting::Failed(words) => return Err(Failed::Missing(words)),
             Greeting::Absent if urgency == Urgency::LastGasp => {
@@ -96,17 +109,17 @@ impl Observer {
             Greeting::Absent => {}
         }
         program::push(machine, path, &name)?;
-        match Self::open(machine, path, &name)? {
+        match Self::open(machine, path, &name, PATIENCE)? {
             Greeting::Here(observer) => Ok(*observer),
             Greeting::Failed(words) => Err(Failed::Missing(words)),
             Greeting::Absent => Err(Failed::Missing("our program does not stay on the GPU".into())),
         }
     }
 
-    fn open(machine: &Machine, path: &str, name: &str) -> Result<Greeting, Failed> {
+    fn open(machine: &Machine, path: &str, name: &str, patience: Duration) -> Result<Greeting, Failed> {
         let mut session = machine.open(ATTACH)?;
         session.ask(format!("{path}\n{name}\n").as_bytes());
-        let Some(answer) = session.answer(GREETING_END, PATIENCE)? else {
+        let Some(answer) = session.answer(GREETING_END, patience)? else {
             return Err(Failed::Missing("the GPU does not answer in time".into()));
         };
         let at = answer.windows(GREETING.len()).rposition(|window| window == GREETING);
@@ -169,19 +182,11 @@ impl Observer {
         }
     }
 
-    /// Asks and waits for the answer.
+    /// Asks and waits for the answer, so long beside the wait that the question asks for.
     ///
     /// # Errors
     /// As [`Self::hear`]; also when no answer comes.
-    pub fn query(&mut self, question: &Question) -> Result<Told, Failed> {
-        self.query_within(PATIENCE, question)
-    }
-
-    /// As [`Self::query`], with another patience, beside the wait that the question asks for.
-    ///
-    /// # Errors
-    /// As [`Self::query`].
-    pub fn query_within(&mut self, patience: Duration, question: &Question) -> Result<Told, Failed> {
+    pub fn query(&mut self, patience: Duration, question: &Question) -> Result<Told, Failed> {
         self.ask(question);
         let patience = patience + Duration::from_millis(question.wait_ms.max(question.patience_ms));
         self.hear(patience, None)?
@@ -200,8 +205,9 @@ enum Greeting {
     Failed(String),
 }
 
-/// A hostile machine may name anything: only plain paths below the root are taken.
-fn understand(reply: Reply, mut paths: Vec<u8>) -> Result<Told, Failed> {
+/// A hostile machine may name anything, and as much as it likes: only plain paths below the root are taken, and no more of them than a
+/// watcher remembers.
+fn understand(mut reply: Reply, mut paths: Vec<u8>) -> Result<Told, Failed> {
     let wrong = || Failed::Missing("the watcher names paths outside the tree".into());
     let content = usize::try_from(reply.content())
         .ok()
@@ -210,6 +216,9 @@ fn understand(reply: Reply, mut paths: Vec<u8>) -> Result<Told, Failed> {
     let (mut known, mut replaced) = (Vec::new(), Vec::new());
     if matches!(reply.changes, Changes::Complete | Changes::HardLinks) && !paths.is_empty() {
         let names = paths.strip_suffix(b"\0").ok_or_else(wrong)?;
+        if names.iter().filter(|byte| **byte == 0).count() >= MOST_PATHS {
+            return Err(wrong());
+        }
         for name in names.split(|byte| *byte == 0) {
             let (change, name) = name.split_first().ok_or_else(wrong)?;
             let path = plain(name).ok_or_else(wrong)?;
@@ -218,6 +227,12 @@ fn understand(reply: Reply, mut paths: Vec<u8>) -> Result<Told, Failed> {
             }
             known.push(path);
         }
+    }
+    if let Changes::Blind(words) = &mut reply.changes {
+        *words = last_words(words);
+    }
+    if reply.cursor.as_ref().is_some_and(|cursor| cursor.life.len() > 64) {
+        return Err(wrong());
     }
     if reply.checkpoints.len() > MOST || !reply.checkpoints.iter().all(Wanted::is_sound) {
         return Err(wrong());

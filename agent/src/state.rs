@@ -12,6 +12,9 @@ use crate::error::AgentError;
 use crate::marker::{self, Marker};
 use crate::watch::protocol::Cursor;
 
+/// So many checkpoints are remembered of a recovery point, the newest.
+const MOST_KEPT: usize = 256;
+
 /// The version of every file in this module.
 pub const SCHEMA: u32 = 1;
 
@@ -155,7 +158,15 @@ impl PointFile {
     /// Remembers the checkpoints that it holds.
     pub fn hold(&mut self, kept: Vec<Kept>) {
         self.kept.extend(kept);
-        self.point.checkpoints = self.kept.iter().map(|kept| kept.name.clone()).collect();
+        // A GPU may go on naming for as long as nothing changes.
+        let more = self.kept.len().saturating_sub(MOST_KEPT);
+        self.kept.drain(..more);
+        self.point.checkpoints.clear();
+        for kept in &self.kept {
+            if !self.point.checkpoints.contains(&kept.name) {
+                self.point.checkpoints.push(kept.name.clone());
+            }
+        }
     }
 
     /// The recovery point of a pass.

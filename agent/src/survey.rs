@@ -17,6 +17,9 @@ use crate::tree::{self, Walk};
 use crate::unpack::PARTS;
 use crate::wish::{GLANCE, Wish};
 
+/// What we name parts is shorter; a hostile target may name thousands.
+const LONGEST_PART: usize = 64;
+
 /// What the target has of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum There {
@@ -141,6 +144,7 @@ fn read(output: impl Read, list: &[Entry]) -> Option<Survey> {
         } else if let Some(part) = found.name.strip_prefix(PARTS.as_bytes()) {
             if let Some(part) = part.strip_prefix(b"/").filter(|part| part.starts_with(b"part-"))
                 && found.kind == b'f'
+                && part.len() < LONGEST_PART
                 && survey.parts.len() < 100_000
             {
                 survey.parts.insert(part.to_vec(), found.size);

@@ -204,13 +204,16 @@ impl Watcher {
         }
         self.callers.retain(|caller| !caller.gone);
         while let Ok((stream, _)) = listener.accept() {
-            if self.callers.len() < MOST_CALLERS {
-                let hello = Hello {
-                    program: self.program,
-                    tree: self.tree.as_os_str().as_bytes().to_vec(),
-                    root: self.root,
-                };
-                self.callers.extend(Caller::greet(stream, &hello));
+            let hello = Hello {
+                program: self.program,
+                tree: self.tree.as_os_str().as_bytes().to_vec(),
+                root: self.root,
+            };
+            self.callers.extend(Caller::greet(stream, &hello));
+            if self.callers.len() > MOST_CALLERS {
+                // Each outage may leave a connection that nobody uses, until the system gives it up.
+                let silent = (0..self.callers.len()).min_by_key(|at| self.callers.get(*at).map(|caller| caller.spoke));
+                silent.map(|at| self.callers.remove(at));
             }
         }
     }

@@ -14,7 +14,7 @@ use warmspare_wire::agent::{Missed, PassReport, Urgency, Watcher};
 use crate::clock;
 use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
-use crate::observer::{Failed, Observer, PATIENCE, Told};
+use crate::observer::{Failed, Observer, Told, patience};
 use crate::process;
 use crate::ssh::Machine;
 use crate::state::{BindingFile, PointFile, SCHEMA};
@@ -28,9 +28,6 @@ const TRY_AGAIN: Duration = Duration::from_secs(5 * 60);
 
 /// How long a pass waits for a watcher that is still listing the tree.
 const PATIENCE_MS: u64 = 10_000;
-
-/// Where a last gasp has more to do, rsync does it after this long.
-const LITTLE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// `watch.json`: where standby and watcher left off.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,7 +149,7 @@ impl Watching {
         if let Some((revision, mut observer)) = self.observer.take()
             && revision == binding.revision
         {
-            match observer.query(question) {
+            match observer.query(patience(urgency), question) {
                 Ok(told) => {
                     self.observer = Some((revision, observer));
                     return Ok(told);
@@ -162,7 +159,7 @@ impl Watching {
             }
         }
         let mut observer = Observer::attach(dir, machine, &binding.bind.source_path, urgency)?;
-        let told = observer.query(question)?;
+        let told = observer.query(patience(urgency), question)?;
         self.observer = Some((binding.revision, observer));
         Ok(told)
     }
@@ -170,7 +167,7 @@ impl Watching {
     /// Asks again over the session at hand: how the tree looks now, and what changed since a cursor, which acknowledges nothing.
     #[must_use]
     pub fn again(&mut self, peek: Option<Cursor>) -> Option<Result<Told, Failed>> {
-        self.ask_again(PATIENCE, peek, Vec::new())
+        self.ask_again(patience(Urgency::Due), peek, Vec::new())
     }
 
     /// As [`Self::again`]. What is there beyond `have` is handed over before that.
@@ -181,11 +178,7 @@ impl Watching {
         have: Vec<Have>,
         urgency: Urgency,
     ) -> Option<Result<Told, Failed>> {
-        let patience = match urgency {
-            Urgency::Due => PATIENCE,
-            Urgency::LastGasp => LITTLE_PATIENCE,
-        };
-        self.ask_again(patience, peek, have)
+        self.ask_again(patience(urgency), peek, have)
     }
 
     fn ask_again(&mut self, patience: Duration, peek: Option<Cursor>, have: Vec<Have>) -> Option<Result<Told, Failed>> {
@@ -195,7 +188,7 @@ impl Watching {
             hand: have,
             ..Question::default()
         };
-        let told = observer.query_within(patience, &question);
+        let told = observer.query(patience, &question);
         if told.is_err() {
             self.observer = None;
         }

@@ -23,6 +23,8 @@ pub(super) struct Caller {
     pub(super) stream: UnixStream,
     heard: Vec<u8>,
     pub(super) question: Option<(Question, Instant)>,
+    /// When it spoke last.
+    pub(super) spoke: Instant,
     pub(super) gone: bool,
 }
 
@@ -36,6 +38,7 @@ impl Caller {
             stream,
             heard: Vec::new(),
             question: None,
+            spoke: Instant::now(),
             gone: false,
         })
     }
@@ -65,6 +68,7 @@ impl Caller {
                 Ok(question) => {
                     let until = Instant::now() + Duration::from_millis(question.wait_ms.max(question.patience_ms));
                     self.question = Some((question, until));
+                    self.spoke = Instant::now();
                 }
                 Err(_) => self.gone = true,
             }

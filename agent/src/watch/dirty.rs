@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::tree;
 
 /// Beyond this many changed paths a full scan is as cheap.
-const MOST_PATHS: usize = 100_000;
+pub const MOST_PATHS: usize = 100_000;
 
 /// And beyond this many bytes of their names.
 const MOST_BYTES: usize = 16 << 20;

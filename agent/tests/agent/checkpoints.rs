@@ -181,7 +181,7 @@ fn a_name_for_what_is_copied_already_goes_to_the_newest_point() {
     let heard = ask_and_pass(&gpu, &standby, "final", &[]);
     assert!(heard.status.success(), "{heard:?}");
     let points = standby.points();
-    assert_eq!(names(&points), [vec!["final", "final"]]);
+    assert_eq!(names(&points), [vec!["final"]]);
     write(&gpu.tree().join("model.pt"), "epoch 2");
     let heard = ask_and_pass(&gpu, &standby, "final", &["model.pt"]);
     assert!(heard.status.success(), "{heard:?}");

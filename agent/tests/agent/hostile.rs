@@ -66,6 +66,9 @@ fn withstand(standby: &Standby) -> Status {
 
 /// All around the data directory, and in it the keys, the known hosts and every recovery point.
 fn what_must_stay(standby: &Standby) -> BTreeMap<Vec<u8>, Entry> {
+    eventually("no worker writes any more", || {
+        standby.workers().is_empty().then_some(())
+    });
     let mut all = read_tree(standby.place.path());
     let precious: [&[u8]; 3] = [b"data/identity", b"data/known_hosts", b"data/recovery-points"];
     all.retain(|name, _| !name.starts_with(b"data") || precious.iter().any(|start| name.starts_with(start)));
