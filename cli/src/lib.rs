@@ -6,6 +6,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+// First, because its macros reach only what follows.
+#[macro_use]
+mod output;
+
 mod client;
 #[cfg(feature = "demo")]
 pub mod demo;

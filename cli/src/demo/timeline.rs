@@ -1,6 +1,6 @@
 //! Tells the story line by line, with one live line at the bottom when somebody watches.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -53,9 +53,10 @@ impl Timeline {
         let line = format!("{:>6.1} s  {on}{words}{off}", self.began.elapsed().as_secs_f64());
         self.live.suspend(|| {
             if self.to_stderr {
-                eprintln!("{line}")
+                eprintln!("{line}");
             } else {
-                println!("{line}")
+                // The story is played to its end even when nobody listens: only then its clouds are gone.
+                let _ = writeln!(std::io::stdout(), "{line}");
             }
         });
     }

@@ -53,6 +53,28 @@ async fn every_configuration_problem_is_reported_at_once() {
 }
 
 #[tokio::test]
+async fn output_that_nobody_reads_or_no_disk_takes_is_no_panic() {
+    let settings = async |stdout: Stdio| {
+        let mut command = Command::new(program());
+        command.arg("settings").stdout(stdout).stderr(Stdio::piped());
+        command.spawn().expect("the program runs").wait_with_output().await
+    };
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = settings(writer.into()).await.expect("the program ends");
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(141), ""));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let output = settings(full.expect("a full device").into()).await;
+    let output = output.expect("the program ends");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said.starts_with("warmspare: cannot write to standard output: No space left") && said.lines().count() == 1,
+        "{said}"
+    );
+}
+
+#[tokio::test]
 async fn a_settings_file_that_is_none_is_named() {
     let output = warmspare(&["serve", "--config", "/nonexistent/warmspare.toml"], &[]).await;
     assert_eq!(output.status.code(), Some(2));
