@@ -25,7 +25,8 @@ pub(crate) struct Api {
         env = "WARMSPARE_URL",
         default_value = "http://127.0.0.1:8787",
         hide_env_values = true,
-        global = true
+        global = true,
+        value_parser = base_url
     )]
     url: String,
     /// Print JSON instead of words.
@@ -88,6 +89,15 @@ impl Api {
     }
 }
 
+/// The address of an API as a person gives it.
+pub(crate) fn base_url(text: &str) -> Result<String, String> {
+    match reqwest::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(text.to_owned()),
+        Err(error) if text.contains("://") => Err(error.to_string()),
+        Ok(_) | Err(_) => Err("it needs http:// or https:// in front, as in http://127.0.0.1:8787".to_owned()),
+    }
+}
+
 /// The API says that it may work in a moment.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -120,4 +130,27 @@ fn token() -> anyhow::Result<String> {
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base_url;
+
+    #[test]
+    fn an_address_without_its_protocol_is_told_what_it_lacks() {
+        for bad in [
+            "127.0.0.1:8797",
+            "localhost:8797",
+            "example.com",
+            "ftp://example.com",
+            "",
+        ] {
+            let said = base_url(bad).unwrap_err();
+            assert!(said.contains("http:// or https://"), "{bad}: {said}");
+        }
+        assert!(base_url("http://").unwrap_err().contains("host"));
+        for good in ["http://127.0.0.1:8797", "https://x.lambda-url.us-east-1.on.aws/"] {
+            assert_eq!(base_url(good).unwrap(), good);
+        }
+    }
 }

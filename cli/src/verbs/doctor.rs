@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use warmspare_platform::doctor::{Examine, Examiner, Report, Verdict};
 
-use crate::client::{Api, print_json};
+use crate::client::{Api, base_url, print_json};
 use crate::settings;
 
 /// Check everything that a deployment needs, and say what to do about what is missing. Changes nothing but a probe object in the bucket.
@@ -16,7 +16,7 @@ pub(crate) struct Doctor {
     #[arg(long)]
     config: Option<PathBuf>,
     /// Have the deployment at this address examine itself with its own rights.
-    #[arg(long, env = "WARMSPARE_URL", hide_env_values = true)]
+    #[arg(long, env = "WARMSPARE_URL", hide_env_values = true, value_parser = base_url)]
     url: Option<String>,
     /// Have Vast send its signed test to the webhook, too.
     #[arg(long)]
