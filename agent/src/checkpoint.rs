@@ -1,7 +1,7 @@
 //! On the GPU: `checkpoint NAME [PATH…]`, for a training script.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -25,6 +25,9 @@ pub enum CheckpointError {
         "{0} is in no directory that a standby copies; nothing was asked for. Run it below source_path, or name that with --tree, after the standby was bound"
     )]
     NoTree(PathBuf),
+    /// It names something that does not exist.
+    #[error("{0} is not there; nothing was asked for")]
+    Absent(PathBuf),
     /// It names something that cannot be part of a checkpoint.
     #[error("{path} cannot be part of the checkpoint: {reason}; nothing was asked for")]
     Unusable {
@@ -122,10 +125,19 @@ impl Asked {
 
 /// The copied directory that a path lies in.
 fn root_of(path: &Path) -> Result<PathBuf, CheckpointError> {
-    let none = || CheckpointError::NoTree(path.to_owned());
-    let real = fs::canonicalize(path).map_err(|_| none())?;
     let is_tree = |at: &&Path| at.join(MARKER_DIRECTORY).join("marker.json").is_file();
-    real.ancestors().find(is_tree).map(Path::to_owned).ok_or_else(none)
+    let found = real(path)?.ancestors().find(is_tree).map(Path::to_owned);
+    found.ok_or_else(|| CheckpointError::NoTree(path.to_owned()))
+}
+
+fn real(path: &Path) -> Result<PathBuf, CheckpointError> {
+    fs::canonicalize(path).map_err(|error| {
+        if error.kind() == ErrorKind::NotFound {
+            CheckpointError::Absent(path.to_owned())
+        } else {
+            error.into()
+        }
+    })
 }
 
 fn add(root: &Path, path: &Path, files: &mut Vec<NamedFile>) -> Result<(), CheckpointError> {
@@ -133,7 +145,7 @@ fn add(root: &Path, path: &Path, files: &mut Vec<NamedFile>) -> Result<(), Check
         path: path.to_owned(),
         reason,
     };
-    let real = fs::canonicalize(path).map_err(|_| unusable("it is not there"))?;
+    let real = real(path)?;
     let below = real
         .strip_prefix(root)
         .map_err(|_| unusable("it lies outside the directory that is copied"))?;

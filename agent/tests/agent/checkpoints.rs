@@ -224,10 +224,16 @@ fn what_cannot_be_a_checkpoint_is_refused_with_a_reason() {
     let (gpu, standby) = bound();
     write(&gpu.tree().join("line\nbreak"), "x");
     write(&gpu.place.path().join("outside"), "x");
-    let rows: [(&str, &[&str], &str); 5] = [
+    write(&gpu.tree().join("model.pt"), "x");
+    let rows: [(&str, &[&str], &str); 6] = [
         ("a/b", &[], "letters, digits"),
         ("latest", &[], "letters, digits"),
-        ("ok", &["absent"], "is in no directory"),
+        ("ok", &["absent"], "absent is not there; nothing was asked for"),
+        (
+            "ok",
+            &["model.pt", "absent"],
+            "absent is not there; nothing was asked for",
+        ),
         ("ok", &["line\nbreak"], "text in one line"),
         ("ok", &["../outside"], "is in no directory"),
     ];
