@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Args;
 use serde_json::{Map, Value};
 use warmspare_domain::ids::GpuId;
@@ -19,10 +20,11 @@ pub(crate) struct Configure {
     /// The directory on the GPU that is copied.
     #[arg(long)]
     source_path: Option<String>,
-    /// rsync pattern that is not copied; may be given more than once, and replaces the list.
+    /// rsync pattern that is not copied; may be given more than once, and replaces the list; `none` empties it.
     #[arg(long = "exclude")]
     excludes: Option<Vec<String>>,
-    /// rsync pattern that is copied although an exclude fits it, too; may be given more than once, and replaces the list.
+    /// rsync pattern that is copied although an exclude fits it, too; may be given more than once, and replaces the
+    /// list; `none` empties it.
     #[arg(long = "include")]
     includes: Option<Vec<String>>,
     /// Shell command that runs on the GPU, in the directory that is copied, before each pass; an empty one for none.
@@ -65,8 +67,8 @@ impl Configure {
         let mut change = Map::new();
         let mut set = |name: &str, value: Option<Value>| value.map(|value| change.insert(name.to_owned(), value));
         set("source_path", self.source_path.map(Value::from));
-        set("excludes", self.excludes.map(Value::from));
-        set("includes", self.includes.map(Value::from));
+        set("excludes", self.excludes.map(patterns).transpose()?);
+        set("includes", self.includes.map(patterns).transpose()?);
         set("before_pass", self.before_pass.map(Value::from));
         set("lag_objective_s", self.lag_objective_s.map(Value::from));
         set("max_deleted_percent", self.max_deleted_percent.map(Value::from));
@@ -95,5 +97,41 @@ impl Configure {
             );
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// As in the settings, `none` stands for an empty list.
+fn patterns(given: Vec<String>) -> anyhow::Result<Value> {
+    let is_none = |pattern: &String| pattern == "none";
+    if given.iter().all(is_none) {
+        return Ok(Value::Array(vec![]));
+    }
+    if given.iter().any(is_none) {
+        bail!("`none` means no pattern, so it stands alone; a file of that name is `/none` or `*/none`");
+    }
+    if given.iter().any(String::is_empty) {
+        bail!("a pattern is empty; use `none` for an empty list");
+    }
+    Ok(given.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::patterns;
+
+    #[test]
+    fn none_empties_a_list_of_patterns_and_stands_alone() {
+        let given = |words: &[&str]| patterns(words.iter().map(ToString::to_string).collect());
+        assert_eq!(given(&["none"]).unwrap(), json!([]));
+        assert_eq!(given(&["*.tmp", "/none"]).unwrap(), json!(["*.tmp", "/none"]));
+        assert!(
+            given(&["none", "*.tmp"])
+                .unwrap_err()
+                .to_string()
+                .contains("stands alone")
+        );
+        assert!(given(&[""]).unwrap_err().to_string().contains("use `none`"));
     }
 }
