@@ -35,7 +35,9 @@ pub enum AgentError {
     #[error("this standby is not bound to a GPU yet; it holds no data. Bind it first")]
     NotBound,
     /// There is nothing to restore from.
-    #[error("no recovery point fits ({wanted}); nothing was changed. List them with: warmspare-agent recovery-points")]
+    #[error(
+        "no recovery point fits ({wanted}); nothing was changed. List them first: `warmspare points GPU`, or on the standby `warmspare-agent recovery-points`"
+    )]
     NoRecoveryPoint {
         /// What was asked for.
         wanted: String,

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::Value;
-use warmspare_domain::ids::{GpuId, RecoveryPointId};
+use warmspare_domain::association::PointChoice;
+use warmspare_domain::ids::GpuId;
 use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::Comparison;
 
@@ -18,9 +19,9 @@ pub(crate) struct Points {
     api: Api,
     /// The Vast.ai contract number.
     gpu: GpuId,
-    /// Say what changed from one recovery point to another instead.
+    /// Say what changed from one recovery point to another instead: each an id, the name of a checkpoint, or `latest`.
     #[arg(long, num_args = 2, value_names = ["FROM", "TO"])]
-    compare: Option<Vec<RecoveryPointId>>,
+    compare: Option<Vec<PointChoice>>,
     /// How many changes to list.
     #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
     at_most: u64,
@@ -57,7 +58,7 @@ impl Points {
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn compare(&self, from: &RecoveryPointId, to: &RecoveryPointId) -> anyhow::Result<ExitCode> {
+    async fn compare(&self, from: &PointChoice, to: &PointChoice) -> anyhow::Result<ExitCode> {
         let path = format!(
             "/v1/associations/{}/recovery-points/compare?from={from}&to={to}&at_most={}",
             self.gpu, self.at_most

@@ -6,7 +6,7 @@ use std::process::Output;
 
 use serde_json::json;
 use tokio::process::Command;
-use warmspare_e2e::{await_view, fast, next_point, play, protected_gpu, until, warmspare};
+use warmspare_e2e::{Stage, await_view, fast, next_point, play, protected_gpu, until, warmspare};
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
@@ -44,13 +44,35 @@ fn a_checkpoint_comes_back_by_its_name_after_it_was_overwritten() {
             let words = ["download", &number, path(&target), "--point", "epoch-99"];
             let absent = warmspare(stage, &words).await?;
             assert!(
-                !absent.status.success() && said(&absent).contains("checkpoint epoch-99"),
+                !absent.status.success()
+                    && said(&absent).contains("checkpoint epoch-99")
+                    && said(&absent).contains("`warmspare points GPU`"),
                 "{}",
                 said(&absent)
             );
-            Ok(())
+            compare_by_name(stage, &number).await
         })
     });
+}
+
+async fn compare_by_name(stage: &Stage, gpu: &str) -> anyhow::Result<()> {
+    let ends = ["points", gpu, "--compare", "epoch-1", "latest"];
+    let compared = warmspare(stage, &ends).await?;
+    assert!(
+        compared.status.success() && said(&compared).contains("model.pt"),
+        "{}",
+        said(&compared)
+    );
+    for ends in [["nope", "latest"], ["epoch-1", "20200101T000000.000Z"]] {
+        let absent = warmspare(stage, &["points", gpu, "--compare", ends[0], ends[1]]).await?;
+        let lists = format!("`warmspare points vast-{gpu}` lists them");
+        assert!(
+            absent.status.code() == Some(1) && said(&absent).contains(&lists),
+            "{}",
+            said(&absent)
+        );
+    }
+    Ok(())
 }
 
 #[test]

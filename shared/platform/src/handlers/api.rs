@@ -184,18 +184,14 @@ async fn recovery_points(
 ) -> Result<Json<Vec<RecoveryPoint>>, Failure> {
     app.allow(&headers, Scope::Read)?;
     let a = app.known(&gpu).await?;
-    let outcome = app.question(&a, Request::RecoveryPoints).await?;
-    let Outcome::RecoveryPoints(points) = outcome else {
-        return Err(unexpected(&outcome));
-    };
-    Ok(Json(points))
+    app.recovery_points_of(&a).await.map(Json)
 }
 
 /// Which recovery points to compare, and how many changes to list.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CompareWish {
-    from: RecoveryPointId,
+    from: String,
     to: Option<String>,
     at_most: Option<u64>,
 }
@@ -217,9 +213,12 @@ async fn compare_recovery_points(
 ) -> Result<Json<Comparison>, Failure> {
     app.allow(&headers, Scope::Read)?;
     let a = app.known(&gpu).await?;
+    let (from, to) = (point_choice(Some(&wish.from))?, point_choice(wish.to.as_deref())?);
+    let points = app.recovery_points_of(&a).await?;
     let request = Request::Compare(Compare {
-        from: wish.from,
-        to: point_choice(wish.to.as_deref())?,
+        // The agent takes no name here.
+        from: listed(&points, &from, &a)?,
+        to: PointChoice::Id(listed(&points, &to, &a)?),
         at_most: wish.at_most.unwrap_or(CHANGES_LISTED),
     });
     let outcome = app.question(&a, request).await?;
@@ -227,6 +226,22 @@ async fn compare_recovery_points(
         return Err(unexpected(&outcome));
     };
     Ok(Json(*comparison))
+}
+
+/// The recovery point of the list, oldest first, that is meant.
+fn listed(points: &[RecoveryPoint], choice: &PointChoice, a: &Association) -> Result<RecoveryPointId, Failure> {
+    let found = match choice {
+        PointChoice::Latest => points.last(),
+        PointChoice::Id(id) => points.iter().find(|point| point.id == *id),
+        PointChoice::Checkpoint(name) => points.iter().rfind(|point| point.checkpoints.contains(name)),
+        PointChoice::Partial => None,
+    };
+    found.map(|point| point.id.clone()).ok_or_else(|| {
+        Failure::conflict(format!(
+            "`{choice}` is no recovery point of GPU {0} and no checkpoint in one; `warmspare points {0}` lists them",
+            a.gpu
+        ))
+    })
 }
 
 async fn start_sync(
@@ -494,6 +509,14 @@ impl App {
             ))),
             None => Ok(()),
         }
+    }
+
+    async fn recovery_points_of(&self, a: &Association) -> Result<Vec<RecoveryPoint>, Failure> {
+        let outcome = self.question(a, Request::RecoveryPoints).await?;
+        let Outcome::RecoveryPoints(points) = outcome else {
+            return Err(unexpected(&outcome));
+        };
+        Ok(points)
     }
 
     /// Asks the agent while the caller waits.
