@@ -7,7 +7,7 @@ use std::fmt::Arguments;
 use std::io::{ErrorKind, Write, stderr, stdout};
 
 /// What a shell makes of a process that SIGPIPE ended.
-const READER_LEFT: i32 = 128 + 13;
+pub(crate) const READER_LEFT: u8 = 128 + 13;
 
 macro_rules! print {
     ($($words:tt)*) => { $crate::output::data(format_args!($($words)*)) };
@@ -33,7 +33,7 @@ pub(crate) fn data(text: Arguments<'_>) {
         return;
     };
     if error.kind() == ErrorKind::BrokenPipe {
-        std::process::exit(READER_LEFT);
+        std::process::exit(READER_LEFT.into());
     }
     words(format_args!("warmspare: cannot write to standard output: {error}\n"));
     std::process::exit(1);

@@ -1,21 +1,24 @@
 //! `warmspare download`: the data goes straight from the standby to this machine, never through the API.
 
+use std::io::IsTerminal;
 use std::path::{Component, Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use warmspare_domain::association::PointChoice;
-use warmspare_domain::ids::GpuId;
+use warmspare_domain::ids::{CheckpointName, GpuId};
 use warmspare_domain::units::Bytes;
 
 use super::words::text;
 use crate::client::{Api, NotNow, print_json};
+
+mod transfer;
+
+use transfer::{Broken, Sink, Standby, Unpacking};
 
 /// How long a resting standby may take to wake: a minute or two live, see `reference/google/compute.md`.
 const WAKES_WITHIN: Duration = Duration::from_secs(300);
@@ -51,63 +54,81 @@ pub(crate) struct Download {
 impl Download {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         let path = self.path.as_deref().map(encode).transpose()?;
-        let through_tar = self.tar || path.is_some();
-        for program in [if through_tar { "tar" } else { "rsync" }, "ssh", "ssh-keygen"] {
-            let found = Command::new(program)
-                .arg(if program == "tar" { "--version" } else { "-V" })
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .stdin(Stdio::null())
-                .spawn();
-            found
-                .with_context(|| format!("`{program}` is needed for the download; install rsync and openssh-client"))?
-                .wait()
-                .await?;
+        if self.tar && std::io::stdout().is_terminal() {
+            eprintln!(
+                "warmspare: a tar stream is nothing for a terminal; redirect it: warmspare download GPU --tar > FILE"
+            );
+            return Ok(ExitCode::from(2));
         }
-        if let Some(directory) = &self.directory {
-            std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        }
+        check_programs(if self.tar || path.is_some() { "tar" } else { "rsync" }).await?;
         let keys = tempfile::tempdir().context("cannot make a directory for the download's key")?;
         let public_key = make_key(keys.path()).await?;
         let terms = self.ask_for_terms(&public_key).await?;
         let content = Content::of(&terms);
+        let standby = Standby {
+            keys: keys.path(),
+            terms: &terms,
+        };
+        let outcome = match &self.directory {
+            None => {
+                standby
+                    .stream(path.as_deref(), || Ok(Sink::Output(std::io::stdout())))
+                    .await
+            }
+            Some(directory) => fill(standby, directory, path, content.bytes()).await,
+        };
+        match outcome {
+            Ok(()) => self.say(&content),
+            Err(broken) => self.give_up(broken),
+        }
+    }
+
+    fn say(&self, content: &Content) -> anyhow::Result<ExitCode> {
         let Some(directory) = &self.directory else {
-            write_tar(keys.path(), &terms, path.as_deref(), None).await?;
             return Ok(ExitCode::SUCCESS);
         };
-        if let Some(path) = path.as_deref() {
-            write_tar(keys.path(), &terms, Some(path), Some(directory)).await?;
-            return self.say_path(directory, &content);
-        }
-        pull(keys.path(), &terms, directory, content.bytes()).await?;
         if self.api.json {
             let mut said = json!({"directory": directory});
+            if let Some(path) = &self.path {
+                said["path"] = json!(path);
+            }
             said[content.name] = content.figures.clone();
             print_json(&said)?;
-        } else {
-            println!(
-                "{} files, {} of {} are in {}",
-                content.figures["files"],
-                Bytes(content.bytes()),
-                content.words(),
-                directory.display()
-            );
-            content.warn();
+            return Ok(ExitCode::SUCCESS);
         }
+        let (words, directory) = (content.words(), directory.display());
+        match &self.path {
+            Some(path) => println!("{} of {words} is in {directory}", path.display()),
+            None => println!(
+                "{} files, {} of {words} are in {directory}",
+                content.figures["files"],
+                content.bytes()
+            ),
+        }
+        content.warn();
         Ok(ExitCode::SUCCESS)
     }
 
-    fn say_path(&self, directory: &Path, content: &Content) -> anyhow::Result<ExitCode> {
-        if self.api.json {
-            let mut said = json!({"directory": directory, "path": self.path});
-            said[content.name] = content.figures.clone();
-            print_json(&said)?;
-        } else {
-            let path = self.path.as_deref().unwrap_or(Path::new("")).display();
-            println!("{path} of {} is in {}", content.words(), directory.display());
-            content.warn();
+    /// Says what broke, what there is now, and what to do.
+    fn give_up(&self, broken: Broken) -> anyhow::Result<ExitCode> {
+        let (state, again) = match (&self.directory, &self.path) {
+            (None, _) => ("what was written is not complete", "to start over"),
+            (Some(_), Some(_)) => ("the download is not complete", "to start over"),
+            (Some(_), None) => ("the download is not complete", "to go on where it stopped"),
+        };
+        match broken {
+            Broken::Local(error) => Err(error),
+            Broken::Refused(reason) => match &self.path {
+                Some(path) => bail!("{}: {reason}; nothing was downloaded", path.display()),
+                None => bail!("{reason}; nothing was downloaded"),
+            },
+            Broken::Stopped { exit_code } => {
+                eprintln!("warmspare: {broken}; {state}. Run the same command again {again}");
+                Ok(ExitCode::from(exit_code))
+            }
+            Broken::DiskFull => bail!("{broken}; {state}. Make room, then run the same command again {again}"),
+            Broken::Silent | Broken::Other(_) => bail!("{broken}; {state}. Run the same command again {again}"),
         }
-        Ok(ExitCode::SUCCESS)
     }
 
     /// Asks until the standby is up.
@@ -135,6 +156,23 @@ impl Download {
     }
 }
 
+async fn fill(standby: Standby<'_>, directory: &Path, path: Option<String>, bytes: Bytes) -> Result<(), Broken> {
+    // Programs run elsewhere.
+    let directory = std::path::absolute(directory).context("cannot find the directory")?;
+    let make = |directory: &Path| {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))
+    };
+    let Some(path) = path else {
+        make(&directory)?;
+        return standby.pull(&directory, bytes).await;
+    };
+    let open = move || {
+        make(&directory)?;
+        Unpacking::start(&directory).map(Sink::Tar)
+    };
+    standby.stream(Some(&path), open).await
+}
+
 /// What there is to download.
 struct Content {
     name: &'static str,
@@ -144,7 +182,7 @@ struct Content {
 impl Content {
     fn of(terms: &Value) -> Self {
         let name = if terms["partial"].is_object() {
-            "partial"
+            CheckpointName::PARTIAL
         } else {
             "point"
         };
@@ -154,113 +192,29 @@ impl Content {
         }
     }
 
-    fn bytes(&self) -> u64 {
-        self.figures["bytes"].as_u64().unwrap_or_default()
+    fn bytes(&self) -> Bytes {
+        Bytes(self.figures["bytes"].as_u64().unwrap_or_default())
+    }
+
+    fn is_partial(&self) -> bool {
+        self.name == CheckpointName::PARTIAL
     }
 
     fn words(&self) -> String {
-        match self.name {
-            "partial" => "an unfinished first pass".to_owned(),
-            _ => format!("recovery point {}", text(&self.figures, "id")),
+        if self.is_partial() {
+            "an unfinished first pass".to_owned()
+        } else {
+            format!("recovery point {}", text(&self.figures, "id"))
         }
     }
 
     fn warn(&self) {
-        if self.name == "partial" {
+        if self.is_partial() {
             eprintln!(
                 "Files may be missing, and those that are there may not fit together. The beginnings of large files lie in directories named {PARTIAL_FILES}."
             );
         }
     }
-}
-
-async fn pull(keys: &Path, terms: &Value, directory: &Path, total: u64) -> anyhow::Result<()> {
-    let ssh = format!("ssh {}", ssh_options(keys, terms)?.join(" "));
-    let source = format!("{}@{}:recovery-point/", text(terms, "user"), text(terms, "address"));
-    let mut rsync = Command::new("rsync");
-    rsync
-        .args([
-            "-aHX",
-            "--partial",
-            "--info=progress2",
-            "--no-inc-recursive",
-            "-e",
-            &ssh,
-            "--",
-            &source,
-        ])
-        .arg(directory);
-    let mut child = rsync
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start rsync")?;
-    let bar = ProgressBar::new(total);
-    bar.set_style(ProgressStyle::with_template(
-        "{bar:40} {bytes} of {total_bytes}  {binary_bytes_per_sec}  {eta} left",
-    )?);
-    if let Some(mut output) = child.stdout.take() {
-        let mut chunk = [0; 4096];
-        while let Ok(read @ 1..) = output.read(&mut chunk).await {
-            if let Some(done) = bytes_done(&String::from_utf8_lossy(&chunk[..read])) {
-                bar.set_position(done);
-            }
-        }
-    }
-    let status = child.wait().await?;
-    bar.finish_and_clear();
-    if !status.success() {
-        bail!(
-            "the download broke off ({status}); what arrived stays in {}. Run the same command again to go on",
-            directory.display()
-        );
-    }
-    Ok(())
-}
-
-/// Options without a space in any, because rsync splits them there.
-fn ssh_options(keys: &Path, terms: &Value) -> anyhow::Result<Vec<String>> {
-    let known_hosts = keys.join("known_hosts");
-    std::fs::write(&known_hosts, format!("standby {}\n", text(terms, "host_key")))?;
-    let fixed = "-F none -o BatchMode=yes -o IdentitiesOnly=yes -o StrictHostKeyChecking=yes -o HostKeyAlias=standby -o ConnectTimeout=20";
-    let mut options: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
-    options.extend(["-o".into(), format!("UserKnownHostsFile={}", known_hosts.display())]);
-    options.extend(["-i".into(), keys.join("key").display().to_string()]);
-    options.extend(["-p".into(), terms["port"].to_string()]);
-    Ok(options)
-}
-
-/// Writes the tar stream that the standby sends, to standard output or unpacked into a directory.
-async fn write_tar(keys: &Path, terms: &Value, path: Option<&str>, into: Option<&Path>) -> anyhow::Result<()> {
-    let order = path.map_or_else(|| "warmspare-tar".to_owned(), |path| format!("warmspare-tar {path}"));
-    let mut ssh = Command::new("ssh");
-    ssh.args(ssh_options(keys, terms)?)
-        .args(["-l", text(terms, "user"), "--", text(terms, "address"), &order])
-        .stdin(Stdio::null());
-    let unpacked = match into {
-        None => None,
-        Some(directory) => {
-            let (ours, theirs) = std::io::pipe().context("cannot make a pipe")?;
-            ssh.stdout(theirs);
-            let mut tar = Command::new("tar");
-            tar.args(["--extract", "--file=-", "--directory"])
-                .arg(directory)
-                .stdin(ours);
-            Some(tar.spawn().context("cannot start tar")?)
-        }
-    };
-    let mut child = ssh.spawn().context("cannot start ssh")?;
-    // It holds the pipe's end that tar waits on.
-    drop(ssh);
-    let sent = child.wait().await?;
-    let unpacked = match unpacked {
-        Some(mut tar) => tar.wait().await?.success(),
-        None => true,
-    };
-    if !sent.success() || !unpacked {
-        bail!("the download broke off ({sent}); what was written is not complete. Run the same command again");
-    }
-    Ok(())
 }
 
 /// A path as the standby reads it: every byte but letters, digits and `/._-` as `%` and two hexadecimal digits.
@@ -283,10 +237,21 @@ fn encode(path: &Path) -> anyhow::Result<String> {
     Ok(encoded.collect())
 }
 
-/// rsync writes `  1,234,567  12%  1.2MB/s  0:00:03` over and over on one line.
-fn bytes_done(output: &str) -> Option<u64> {
-    let last = output.rsplit(['\r', '\n']).find(|line| line.contains('%'))?;
-    last.split_whitespace().next()?.replace([',', '.'], "").parse().ok()
+/// Says what to install before anything is asked for.
+async fn check_programs(transfer: &str) -> anyhow::Result<()> {
+    for program in [transfer, "ssh", "ssh-keygen"] {
+        let found = Command::new(program)
+            .arg(if program == "tar" { "--version" } else { "-V" })
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .stdin(Stdio::null())
+            .spawn();
+        found
+            .with_context(|| format!("`{program}` is needed for the download; install rsync and openssh-client"))?
+            .wait()
+            .await?;
+    }
+    Ok(())
 }
 
 /// A key for this one download.
@@ -307,7 +272,7 @@ async fn make_key(directory: &Path) -> anyhow::Result<String> {
 mod tests {
     use std::path::Path;
 
-    use super::{bytes_done, encode};
+    use super::encode;
 
     #[test]
     fn a_path_is_encoded_so_that_no_shell_sees_anything_in_it() {
@@ -316,14 +281,5 @@ mod tests {
         for bad in ["", "/etc", "../x", "a/../b"] {
             assert!(encode(Path::new(bad)).is_err(), "{bad:?} was accepted");
         }
-    }
-
-    #[test]
-    fn rsyncs_progress_line_is_read() {
-        assert_eq!(
-            bytes_done("\r      1,234,567  12%    1.18MB/s    0:00:03"),
-            Some(1_234_567)
-        );
-        assert_eq!(bytes_done("sending incremental file list\n"), None);
     }
 }
