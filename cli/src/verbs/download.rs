@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::{Component, Path, PathBuf};
 use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -16,9 +17,11 @@ use warmspare_domain::units::Bytes;
 use super::words::text;
 use crate::client::{Api, NotNow, print_json};
 
+mod place;
 mod transfer;
 
-use transfer::{Broken, Sink, Standby, Unpacking};
+use place::{Note, Place};
+use transfer::{Broken, Existing, Sink, Standby, Unpacking};
 
 /// How long a resting standby may take to wake: a minute or two live, see `reference/google/compute.md`.
 const WAKES_WITHIN: Duration = Duration::from_secs(300);
@@ -46,6 +49,10 @@ pub(crate) struct Download {
     /// that is not complete.
     #[arg(long)]
     point: Option<PointChoice>,
+    /// Go ahead although the directory holds something else or the disk looks too small. Files of the same names are overwritten, all
+    /// others stay.
+    #[arg(long)]
+    force: bool,
     /// How long the permission lasts, in hours.
     #[arg(long, default_value_t = 1)]
     hours: u32,
@@ -61,26 +68,91 @@ impl Download {
             return Ok(ExitCode::from(2));
         }
         check_programs(if self.tar || path.is_some() { "tar" } else { "rsync" }).await?;
+        let look = |directory: &PathBuf| Place::look(directory, self.force);
+        let place = self.directory.as_ref().map(look).transpose()?;
         let keys = tempfile::tempdir().context("cannot make a directory for the download's key")?;
         let public_key = make_key(keys.path()).await?;
-        let terms = self.ask_for_terms(&public_key).await?;
+        let terms = self.terms_for(place.as_ref(), &public_key).await?;
         let content = Content::of(&terms);
         let standby = Standby {
             keys: keys.path(),
             terms: &terms,
         };
-        let outcome = match &self.directory {
-            None => {
-                standby
-                    .stream(path.as_deref(), || Ok(Sink::Output(std::io::stdout())))
-                    .await
-            }
-            Some(directory) => fill(standby, directory, path, content.bytes()).await,
+        let outcome = match place {
+            None => self.write_tar(standby, path, &content).await,
+            Some(place) => self.fill(standby, Arc::new(place), path, &content).await,
         };
         match outcome {
             Ok(()) => self.say(&content),
             Err(broken) => self.give_up(broken),
         }
+    }
+
+    /// The terms for what was asked for; where nothing was and a download was begun in the directory, for that one.
+    async fn terms_for(&self, place: Option<&Place>, public_key: &str) -> anyhow::Result<Value> {
+        let begun = place.and_then(|place| place.begun(self.gpu));
+        let (None, Some(begun), Some(place)) = (&self.point, begun, place) else {
+            return self.ask_for_terms(public_key, self.point.as_ref()).await;
+        };
+        let shown = place.path().display();
+        eprintln!("going on with recovery point {begun} in {shown}");
+        let terms = self.ask_for_terms(public_key, Some(&begun)).await;
+        terms.with_context(|| {
+            format!("cannot go on with the download in {shown}; with --force the newest recovery point is put over it")
+        })
+    }
+
+    async fn write_tar(&self, standby: Standby<'_>, path: Option<String>, content: &Content) -> Result<(), Broken> {
+        if path.is_none() && !self.force {
+            place::check_room_for_output(content.bytes())?;
+        }
+        standby
+            .stream(path.as_deref(), || Ok(Sink::Output(std::io::stdout())))
+            .await
+    }
+
+    async fn fill(
+        &self,
+        standby: Standby<'_>,
+        place: Arc<Place>,
+        path: Option<String>,
+        content: &Content,
+    ) -> Result<(), Broken> {
+        let begun = Note {
+            gpu: self.gpu,
+            point: content.point().to_owned(),
+            complete: false,
+        };
+        // One path of an unfinished download does not finish it, and more of a first pass may arrive.
+        let has_gaps = content.is_partial() || path.is_some() && place.is_unfinished();
+        let outcome = match path {
+            Some(path) => {
+                let (place, begun) = (Arc::clone(&place), begun.clone());
+                let open = move || {
+                    let existing = place.prepare(&begun, None)?;
+                    place.note(&begun)?;
+                    Unpacking::start(place.path(), existing).map(Sink::Tar)
+                };
+                standby.stream(Some(&path), open).await
+            }
+            None => {
+                let existing = place.prepare(&begun, Some(content.bytes()))?;
+                // What is kept is whole, and this adds nothing that is not.
+                if existing == Existing::Replaced {
+                    place.note(&begun)?;
+                }
+                standby.pull(place.path(), existing, content.bytes()).await
+            }
+        };
+        if outcome.is_err() {
+            place.leave_nothing();
+            return outcome;
+        }
+        let done = Note {
+            complete: !has_gaps,
+            ..begun
+        };
+        Ok(place.note(&done)?)
     }
 
     fn say(&self, content: &Content) -> anyhow::Result<ExitCode> {
@@ -132,9 +204,9 @@ impl Download {
     }
 
     /// Asks until the standby is up.
-    async fn ask_for_terms(&self, public_key: &str) -> anyhow::Result<Value> {
+    async fn ask_for_terms(&self, public_key: &str, point: Option<&PointChoice>) -> anyhow::Result<Value> {
         let path = format!("/v1/associations/{}/download", self.gpu);
-        let wish = json!({"public_key": public_key, "hours": self.hours, "point": self.point.as_ref().map(ToString::to_string)});
+        let wish = json!({"public_key": public_key, "hours": self.hours, "point": point.map(ToString::to_string)});
         let began = Instant::now();
         let mut said = false;
         loop {
@@ -154,23 +226,6 @@ impl Download {
             }
         }
     }
-}
-
-async fn fill(standby: Standby<'_>, directory: &Path, path: Option<String>, bytes: Bytes) -> Result<(), Broken> {
-    // Programs run elsewhere.
-    let directory = std::path::absolute(directory).context("cannot find the directory")?;
-    let make = |directory: &Path| {
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))
-    };
-    let Some(path) = path else {
-        make(&directory)?;
-        return standby.pull(&directory, bytes).await;
-    };
-    let open = move || {
-        make(&directory)?;
-        Unpacking::start(&directory).map(Sink::Tar)
-    };
-    standby.stream(Some(&path), open).await
 }
 
 /// What there is to download.
@@ -200,11 +255,19 @@ impl Content {
         self.name == CheckpointName::PARTIAL
     }
 
+    fn point(&self) -> &str {
+        if self.is_partial() {
+            CheckpointName::PARTIAL
+        } else {
+            text(&self.figures, "id")
+        }
+    }
+
     fn words(&self) -> String {
         if self.is_partial() {
             "an unfinished first pass".to_owned()
         } else {
-            format!("recovery point {}", text(&self.figures, "id"))
+            format!("recovery point {}", self.point())
         }
     }
 

@@ -175,8 +175,17 @@ fn a_standby_that_falls_silent_is_named_and_the_download_goes_on_later() {
                 "{arrived} bytes arrived"
             );
 
+            // The newest point is another one by now.
+            fs::write(stage.workspace(gpu)?.join("later"), "x")?;
+            next_point(stage, gpu).await?;
             let rest = downloaded(stage, gpu, &[text(&target)]).await?;
-            assert!(rest.status.success(), "{}", said(&rest));
+            assert!(
+                rest.status.success() && said(&rest).contains("going on with"),
+                "{}",
+                said(&rest)
+            );
+            assert!(!target.join("later").exists(), "two points were mixed");
+            fs::remove_file(stage.workspace(gpu)?.join("later"))?;
             assert_eq!(
                 tree::differences(&stage.workspace(gpu)?, &target)?,
                 Vec::<String>::new()
@@ -221,12 +230,69 @@ fn a_download_that_is_stopped_says_how_to_go_on() {
                     "{said}"
                 );
             }
+            // One path does not finish it: the beginnings of other files are not taken for whole ones.
+            let one = downloaded(stage, gpu, &[text(&target), "--path", "runs"]).await?;
+            assert!(one.status.success(), "{}", said(&one));
             let rest = downloaded(stage, gpu, &[text(&target)]).await?;
             assert!(rest.status.success(), "{}", said(&rest));
             assert_eq!(
                 tree::differences(&stage.workspace(gpu)?, &target)?,
                 Vec::<String>::new()
             );
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn nothing_of_the_users_is_overwritten_or_mixed_without_force() {
+    play(fast(), |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            let older = word(&next_point(stage, gpu).await?["id"]).to_owned();
+            fs::write(stage.workspace(gpu)?.join("newer"), "x")?;
+            next_point(stage, gpu).await?;
+            let mine = stage.directory().join("mine");
+            fs::create_dir(&mine)?;
+            fs::write(mine.join("model.pt"), "mine")?;
+            let refused = downloaded(stage, gpu, &[text(&mine)]).await?;
+            assert!(
+                !refused.status.success() && said(&refused).contains("--force"),
+                "{}",
+                said(&refused)
+            );
+            assert_eq!(tree::read(&mine)?.len(), 1);
+
+            let target = stage.directory().join("target");
+            let whole = downloaded(stage, gpu, &[text(&target)]).await?;
+            assert!(whole.status.success(), "{}", said(&whole));
+            let refused = downloaded(stage, gpu, &[text(&target), "--point", &older]).await?;
+            assert!(
+                !refused.status.success() && said(&refused).contains(&older),
+                "{}",
+                said(&refused)
+            );
+            assert_eq!(
+                tree::differences(&stage.workspace(gpu)?, &target)?,
+                Vec::<String>::new()
+            );
+
+            // The same point again brings what is missing and leaves what was changed since.
+            fs::write(target.join("model.pt"), "mine")?;
+            fs::remove_file(target.join("newer"))?;
+            for words in [&[text(&target)][..], &[text(&target), "--path", "model.pt"]] {
+                let again = downloaded(stage, gpu, words).await?;
+                assert!(again.status.success(), "{}", said(&again));
+                assert_eq!(fs::read(target.join("model.pt"))?, b"mine");
+                assert!(target.join("newer").exists());
+            }
+            let forced = downloaded(stage, gpu, &[text(&target), "--point", &older, "--force"]).await?;
+            assert!(
+                forced.status.success() && said(&forced).contains("all others stay"),
+                "{}",
+                said(&forced)
+            );
+            assert!(target.join("newer").exists() && fs::read(target.join("model.pt"))?.len() == 300_000);
             Ok(())
         })
     });
@@ -318,7 +384,7 @@ fn a_disk_that_is_too_small_is_named() {
             fs::create_dir(&disk)?;
             let on_it = async |words: &[&str]| -> anyhow::Result<Output> {
                 // A file system of its own, which goes with the process.
-                let mount = "mount -t tmpfs -o size=4m none \"$0\" && exec \"$@\"";
+                let mount = "mount -t tmpfs -o size=4m none \"$0\" && exec \"$@\" > \"$0/output\"";
                 let mut command = Command::new("unshare");
                 command
                     .args(["--map-root-user", "--mount", "sh", "-c", mount])
@@ -337,7 +403,15 @@ fn a_disk_that_is_too_small_is_named() {
                 eprintln!("SKIPPED: this user may not mount: {}", said(&early));
                 return Ok(());
             }
-            for words in [&[text(&target)][..], &[text(&target), "--path", "big"]] {
+            for early in [early, on_it(&["--tar"]).await?] {
+                let said = said(&early);
+                assert!(said.contains("free; nothing was downloaded"), "{said}");
+            }
+            for words in [
+                &[text(&target), "--force"][..],
+                &[text(&target), "--path", "big"],
+                &["--tar", "--force"],
+            ] {
                 let full = on_it(words).await?;
                 let said = said(&full);
                 assert_eq!(full.status.code(), Some(1), "{said}");

@@ -56,6 +56,15 @@ pub(super) enum Broken {
     Other(String),
 }
 
+/// What becomes of files that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    /// They become what is downloaded.
+    Replaced,
+    /// They stay as they are.
+    Kept,
+}
+
 /// The other end. Its programs run where the keys are, so that no option names a path, which rsync would split at spaces.
 #[derive(Clone, Copy)]
 pub(super) struct Standby<'a> {
@@ -65,15 +74,20 @@ pub(super) struct Standby<'a> {
 
 impl Standby<'_> {
     /// Pulls everything into a directory, named by its absolute path.
-    pub(super) async fn pull(&self, directory: &Path, total: Bytes) -> Result<(), Broken> {
+    pub(super) async fn pull(&self, directory: &Path, existing: Existing, total: Bytes) -> Result<(), Broken> {
         let stop = asked_to_stop()?;
         let ssh = format!("ssh {}", self.ssh_options()?.join(" "));
         let user = text(self.terms, "user");
         let source = format!("{user}@{}:recovery-point/", text(self.terms, "address"));
         let mut rsync = self.command("rsync");
-        rsync.args(["-aHXS", "--partial", "--info=progress2", "--no-inc-recursive"]);
+        rsync.args(["-aHXS", "--info=progress2", "--no-inc-recursive"]);
         // A dead link is ssh's to notice, within seconds; this is for a standby whose disk hangs.
         rsync.arg("--timeout=300");
+        rsync.arg(match existing {
+            Existing::Replaced => "--partial",
+            // The beginning of a file would be kept like a whole one.
+            Existing::Kept => "--ignore-existing",
+        });
         rsync.args(["-e", &ssh, "--", &source]).arg(directory);
         let mut child = rsync.stdout(Stdio::piped()).spawn().context("cannot start rsync")?;
         let id = child.id();
@@ -170,9 +184,12 @@ pub(super) struct Unpacking {
 
 impl Unpacking {
     /// Starts one that unpacks into this directory.
-    pub(super) fn start(directory: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(directory: &Path, existing: Existing) -> anyhow::Result<Self> {
         let mut tar = std::process::Command::new("tar");
         tar.args(["--extract", "--file=-", "--directory"]).arg(directory);
+        if existing == Existing::Kept {
+            tar.arg("--skip-old-files");
+        }
         let tar = tar.env("LANGUAGE", "C").stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut tar = tar.spawn().context("cannot start tar")?;
         let (id, mut stderr) = (tar.id(), tar.stderr.take());
