@@ -252,9 +252,11 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
         } => {
             let error = process::become_tied(parent, &program, &arguments);
             eprintln!("cannot start {}: {error}", program.display());
-            ExitCode::from(match error.kind() {
-                io::ErrorKind::NotFound => process::NOT_INSTALLED,
-                _ => process::NOT_STARTED,
+            let missing = error.kind() == io::ErrorKind::NotFound;
+            ExitCode::from(if missing {
+                process::NOT_INSTALLED
+            } else {
+                process::NOT_STARTED
             })
         }
         Verb::ServeDownload { what, until } => {

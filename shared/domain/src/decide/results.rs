@@ -246,7 +246,11 @@ pub(super) fn give_up_target(a: &mut Association, now: Timestamp) -> Reason {
             };
             Reason::ReplacementFailed
         }
-        Target::Gpu { gpu, origin, .. } if origin == TargetOrigin::Chosen => {
+        Target::Gpu {
+            gpu,
+            origin: TargetOrigin::Chosen,
+            ..
+        } => {
             let loss = loss.clone();
             let why = format!("GPU {gpu} could not be restored onto; name another, or have one rented");
             give_up_restore(a, loss, &why, now)
