@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::data_dir::{DataDir, make_private, sync_parent};
+use crate::data_dir::{DataDir, Durability, make_private, sync_parent};
 use crate::error::AgentError;
 use crate::process::{self, COMMAND_LIMIT};
 use crate::ssh::IDENTITY;
@@ -18,11 +18,26 @@ use crate::ssh::IDENTITY;
 pub fn identity(dir: &DataDir) -> Result<String, AgentError> {
     let _once = dir.lock_briefly("identity.lock")?;
     let public = dir.file(IDENTITY).with_extension("pub");
-    if !is_whole(&dir.file(IDENTITY))? || !is_whole(&public)? {
+    let private_is_whole = is_whole(&dir.file(IDENTITY))?;
+    if !(private_is_whole && (is_whole(&public)? || derive_public(dir, &public)?)) {
         make_identity(dir)?;
     }
     let line = fs::read_to_string(&public).map_err(|error| AgentError::io("read the standby's public key", error))?;
     Ok(line.trim().to_owned())
+}
+
+/// Makes the public half anew: GPUs may have accepted the private one. Answers whether that is a key at all.
+fn derive_public(dir: &DataDir, public: &Path) -> Result<bool, AgentError> {
+    let told = process::run(
+        Command::new("ssh-keygen").args(["-y", "-f"]).arg(dir.file(IDENTITY)),
+        b"",
+        COMMAND_LIMIT,
+    )?;
+    if told.code != Some(0) {
+        return Ok(false);
+    }
+    dir.replace(public, &told.stdout, Durability::PowerLoss)?;
+    Ok(true)
 }
 
 /// A power failure may leave an empty file. A disk that cannot tell must not have its keys replaced.
@@ -63,4 +78,24 @@ fn make_identity(dir: &DataDir) -> Result<(), AgentError> {
     fs::rename(&fresh, &place)
         .and_then(|()| sync_parent(&place))
         .map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_pair_is_made_anew_and_a_lone_private_half_keeps_its_key() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(place.path()).unwrap();
+        let made = identity(&dir).unwrap();
+        let (private, public) = (dir.file(IDENTITY), dir.file(IDENTITY).with_extension("pub"));
+        fs::write(&public, "").unwrap();
+        let blob = |line: &str| line.split(' ').nth(1).map(str::to_owned);
+        assert_eq!(blob(&identity(&dir).unwrap()), blob(&made), "GPUs have accepted it");
+        fs::write(&private, "").unwrap();
+        let anew = identity(&dir).unwrap();
+        assert!(anew.starts_with("ssh-ed25519 ") && blob(&anew) != blob(&made), "{anew}");
+        assert_eq!(identity(&dir).unwrap(), anew);
+    }
 }

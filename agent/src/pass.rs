@@ -231,13 +231,13 @@ impl<'a> Pass<'a> {
     }
 
     /// How large all that is copied is.
-    fn size_of_source(&self) -> Option<Bytes> {
-        let bind = &self.binding.bind;
-        let base = tree_of(self.dir, &self.base.as_ref()?.point.id);
+    fn size_of_source(&self) -> Result<Option<Bytes>, AgentError> {
+        let Some(base) = &self.base else { return Ok(None) };
+        let into = tree_of(self.dir, &base.point.id);
         let filters = self.binding.filters();
-        let listing = Transfer::pull(&self.machine, &bind.source_path, &filters, &base).with("--dry-run");
-        let listed = self.pull(&listing, |_| Ok(())).ok()?;
-        Some(listed.tally.totals?.bytes)
+        let listing = Transfer::pull(&self.machine, &self.binding.bind.source_path, &filters, &into).with("--dry-run");
+        let listed = self.pull(&listing, |_| Ok(()))?;
+        Ok(listed.tally.totals.map(|totals| totals.bytes))
     }
 
     fn check(&self, look: &Look) -> Result<(), AgentError> {

@@ -22,9 +22,6 @@ use crate::state::{PointFile, REQUEST_LOCK, RestoreStage};
 use crate::{thin, tree};
 
 /// btrfs answers at once; only a disk in trouble does not.
-/// A cheap disk takes its time over a large recovery point. What is not free by then is left to the next pass.
-const SPACE_IS_BACK_WITHIN: Duration = Duration::from_secs(60);
-
 const BTRFS_LIMIT: Duration = Duration::from_secs(120);
 
 /// How recovery points share what did not change between them.
@@ -266,10 +263,10 @@ pub fn empty_trash(dir: &DataDir) {
 
 /// Waits until the space of what was removed is free again, which btrfs sees to in the background. Answers whether it is.
 #[must_use]
-pub fn is_space_back(dir: &DataDir) -> bool {
+pub fn is_space_back(dir: &DataDir, within: Duration) -> bool {
     let mut wait = Command::new("btrfs");
     wait.args(["subvolume", "sync"]).arg(dir.root());
-    !is_btrfs(dir.root()) || process::run(&mut wait, b"", SPACE_IS_BACK_WITHIN).is_ok_and(|done| done.code == Some(0))
+    !is_btrfs(dir.root()) || process::run(&mut wait, b"", within).is_ok_and(|done| done.code == Some(0))
 }
 
 /// A new writable subvolume, from a snapshot or empty.

@@ -163,10 +163,7 @@ impl<'a> RescuePass<'a> {
                 under_way.fetched = progress.bytes_done;
                 let _ = self.dir.note_pass(&under_way);
             }
-            match self.still_ours() {
-                Ok(()) => Wish::GoOn,
-                Err(_) => Wish::Stop("the data is on its way to another GPU"),
-            }
+            self.wish()
         });
         if pulled.is_err() {
             traffic::add(self.dir, under_way.started_at, under_way.fetched);
@@ -175,13 +172,21 @@ impl<'a> RescuePass<'a> {
     }
 
     /// How large all that is rescued is.
-    fn size_of_source(&self) -> Option<Bytes> {
-        let base = recovery_points::tree_of(self.dir, &self.base.as_ref()?.point.id);
-        let from = format!("{}/{}", self.request.module, self.find().ok()?);
+    fn size_of_source(&self) -> Result<Option<Bytes>, AgentError> {
+        let Some(base) = &self.base else { return Ok(None) };
+        let into = recovery_points::tree_of(self.dir, &base.point.id);
+        let from = format!("{}/{}", self.request.module, self.find()?);
         let filters = self.binding.filters();
-        let listing = Transfer::pull_module(&self.machine, &from, &filters, &base).with("--dry-run");
-        let listed = listing.run(self.dir, &self.machine, self.lock, |_| Wish::GoOn).ok()?;
-        Some(listed.tally.totals?.bytes)
+        let listing = Transfer::pull_module(&self.machine, &from, &filters, &into).with("--dry-run");
+        let listed = listing.run(self.dir, &self.machine, self.lock, |_| self.wish())?;
+        Ok(listed.tally.totals.map(|totals| totals.bytes))
+    }
+
+    fn wish(&self) -> Wish {
+        match self.still_ours() {
+            Ok(()) => Wish::GoOn,
+            Err(_) => Wish::Stop("the data is on its way to another GPU"),
+        }
     }
 
     fn still_ours(&self) -> Result<(), AgentError> {

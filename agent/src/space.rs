@@ -6,10 +6,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use warmspare_domain::units::Bytes;
-use warmspare_wire::agent::DiskSpace;
+use warmspare_wire::agent::{DiskSpace, PassFailureKind};
 
 use crate::clock;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::process;
 use crate::recovery_points;
@@ -20,6 +20,9 @@ const KEPT_FREE_PERCENT: u64 = 10;
 
 /// Recovery points that lack of space never takes: the newest, and the one before it, in case the newest holds a mistake.
 const ALWAYS_KEPT: usize = 2;
+
+/// A cheap disk takes its time over a large recovery point.
+const SPACE_IS_BACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a file system may fall short of its device without having to grow: its own rounding.
 const ROUNDING: u64 = 16 << 20;
@@ -36,16 +39,17 @@ pub enum Room {
     AsBefore,
 }
 
-/// Gives up the oldest recovery points until enough is free, or only the last are left.
+/// Gives up the oldest recovery points until enough is free, or only the last are left. What is not back within `patience` each time is
+/// left to the next call.
 ///
 /// # Errors
 /// When the disk fails. What was not moved stays.
-pub fn make_room(dir: &DataDir) -> Result<Room, AgentError> {
+pub fn make_room(dir: &DataDir, patience: Duration) -> Result<Room, AgentError> {
     let mut room = Room::AsBefore;
     while is_short(dir)? {
         // Space comes back late: whoever measured too soon would give up one point after the other.
         recovery_points::empty_trash(dir);
-        if !recovery_points::is_space_back(dir) {
+        if !recovery_points::is_space_back(dir, patience) {
             break;
         }
         if !is_short(dir)? {
@@ -70,7 +74,7 @@ pub fn on_a_full_disk<W, T>(
     dir: &DataDir,
     work: &mut W,
     mut attempt: impl FnMut(&mut W) -> Result<T, AgentError>,
-    size_of_source: impl Fn(&W) -> Option<Bytes>,
+    size_of_source: impl Fn(&W) -> Result<Option<Bytes>, AgentError>,
 ) -> Result<T, AgentError> {
     loop {
         match attempt(work) {
@@ -78,8 +82,8 @@ pub fn on_a_full_disk<W, T>(
                 // Nothing can be removed from a disk without a byte left.
                 reserve::release(dir);
                 let most = disk(dir)?.total;
-                let may_fit = size_of_source(work).is_some_and(|size| size < most);
-                if !may_fit || make_room(dir)? == Room::AsBefore {
+                let may_fit = size_of_source(work)?.is_some_and(|size| size < most);
+                if !may_fit || make_room(dir, SPACE_IS_BACK_WITHIN)? == Room::AsBefore {
                     return Err(AgentError::DiskFull);
                 }
                 process::log("the data disk is full: the oldest recovery points were given up for what arrives");
@@ -139,7 +143,12 @@ pub fn follow_device(dir: &DataDir) -> Result<(), AgentError> {
     )?;
     done.success("grow the file system to its disk")?;
     process::log("the data disk was enlarged; its file system grew to it");
-    Ok(())
+    // It is not full any more: told again, one shortage would order two growths.
+    dir.update_state(Durability::OldOrNew, |state| {
+        state
+            .last_failure
+            .take_if(|failure| failure.kind == PassFailureKind::DiskFull);
+    })
 }
 
 struct Mount {

@@ -27,6 +27,9 @@ use crate::worker::Worker;
 /// The hidden verb of the worker.
 pub const VERB: &str = "pass-worker";
 
+/// A last gasp may be asked for while we tidy.
+const A_MOMENT: Duration = Duration::from_secs(1);
+
 /// How often live mode thins out; sooner when space is short.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 
@@ -167,7 +170,7 @@ fn pass(
 fn tidy(dir: &DataDir) {
     let tidied = space::follow_device(dir)
         .and_then(|()| recovery_points::thin_out(dir, clock::now()))
-        .and_then(|()| space::make_room(dir));
+        .and_then(|()| space::make_room(dir, A_MOMENT));
     if let Err(error) = tidied {
         process::log(&error.message());
     }
@@ -217,6 +220,7 @@ fn stay(
         // Beats may find our own passes under way for hours, and never ask for one.
         if tidied.elapsed() >= TIDY_EVERY || space::is_short(dir)? {
             tidy(dir);
+            recovery_points::empty_trash(dir);
             tidied = Instant::now();
         }
     }

@@ -31,7 +31,9 @@ impl Pass<'_> {
             // What the user excludes since is not gone: judged again without it, because counting takes a walk.
             (Some(base), Err(AgentError::Halted { .. })) if !self.binding.filters().is_empty() => {
                 let tree = tree_of(self.dir, &base.point.id);
-                let kept = changes::files_that_pass(self.dir, &tree, &self.binding.filters())?;
+                let Ok(kept) = changes::files_that_pass(self.dir, &tree, &self.binding.filters()) else {
+                    return fetched.judge(self.base_files(), deletions);
+                };
                 let excluded = self.base_files().saturating_sub(kept);
                 let without = Fetched {
                     deleted: fetched.deleted.saturating_sub(excluded),

@@ -651,9 +651,13 @@ impl Association {
     }
 
     /// A new life after a release, because the user asks for it: under a new epoch, and with a standby of another name, so that
-    /// nothing late from the old life passes for this one.
+    /// nothing late from the old life passes for this one. `None` when its data had moved on: what this record knows of the GPUs
+    /// that came after is all that keeps them from being taken for leftovers.
     #[must_use]
-    pub fn protected_again(released: &Self, policy: Policy, now: Timestamp) -> Self {
+    pub fn protected_again(released: &Self, policy: Policy, now: Timestamp) -> Option<Self> {
+        if released.gpu != released.id.first_gpu() || !released.superseded.is_empty() {
+            return None;
+        }
         let mut again = Self::new(released.deployment.clone(), released.id.first_gpu(), policy, now);
         again.phase = released.phase.clone();
         again.history = released.history.clone();
@@ -662,7 +666,7 @@ impl Association {
         again.take_next_epoch();
         again.standby.attempt = released.standby.attempt.saturating_add(1);
         again.standby.name = StandbyName::new(&again.deployment, again.id, again.standby.attempt);
-        again
+        Some(again)
     }
 
     /// Moves to another phase and remembers it.

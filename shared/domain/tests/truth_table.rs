@@ -858,7 +858,7 @@ fn what_was_released_is_protected_again_under_another_epoch_and_name() {
         last_epoch: Epoch::FIRST.next(),
         ..released()
     };
-    let again = Association::protected_again(&released, released.policy.clone(), t0());
+    let again = Association::protected_again(&released, released.policy.clone(), t0()).unwrap();
     assert_eq!(again.phase.name(), PhaseName::Provisioning);
     assert!(again.epoch > released.last_epoch && again.last_epoch == again.epoch);
     assert_ne!(again.standby.name, released.standby.name);
@@ -867,6 +867,14 @@ fn what_was_released_is_protected_again_under_another_epoch_and_name() {
         again.history.last().map(|step| step.reason),
         Some(Reason::ProtectedAgain)
     );
+    // Whoever knows of a GPU that came later stays as it is: a sweep would take that GPU for a leftover.
+    let moved = [
+        change(released.clone(), |a| a.gpu = other_gpu()),
+        change(released.clone(), |a| a.superseded.extend([other_gpu()])),
+    ];
+    for moved in moved {
+        assert_eq!(Association::protected_again(&moved, moved.policy.clone(), t0()), None);
+    }
 }
 
 #[test]
@@ -1805,6 +1813,14 @@ fn a_disk_that_is_full_grows_for_what_is_rescued_and_then_it_is_fetched() {
     assert_eq!(kinds(&lost(200)), [E::GrowDisk]);
     let grown = after(&lost(200), &Event::DiskGrown { attempt: 1, gb: 150 });
     assert_eq!(kinds(&grown), [E::Rescue]);
+    // Nobody pays for a larger disk where nothing is fetched any more.
+    let over = change(lost(200), |a| {
+        if let Phase::Holding(loss) = &mut a.phase {
+            loss.rescue = warmspare_domain::association::Rescue::Over;
+        }
+        a.standby.wanted_until = t0() + std::time::Duration::from_secs(600);
+    });
+    assert_eq!(kinds(&over), []);
 }
 
 #[test]

@@ -152,7 +152,10 @@ fn hold(a: &mut Association, seen: &Seen, now: Timestamp) -> Option<Effect> {
     if is_wanted(a, now) || rescue {
         return match standby_up(a, seen, now) {
             // What is rescued may need more room than there is.
-            Up::Yes(endpoint) => grow::due(a, now).or_else(|| rescue::due(a, endpoint, &seen.gpu, now)),
+            Up::Yes(endpoint) => {
+                let grown = if rescue { grow::due(a, now) } else { None };
+                grown.or_else(|| rescue::due(a, endpoint, &seen.gpu, now))
+            }
             Up::Not(effect) => effect,
         };
     }

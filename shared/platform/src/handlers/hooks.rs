@@ -131,11 +131,12 @@ impl App {
         }
     }
 
-    /// Makes a standby for a GPU, also for one that was released before. Doing it twice makes one. `expected_files` decides the type
-    /// of its disk.
+    /// Makes a standby for a GPU, also for one that was released before, unless its data had moved on to another by then. Doing it twice
+    /// makes one. `expected_files` decides the type of its disk.
     ///
     /// # Errors
-    /// When Vast does not list the GPU, its old standby is still being deleted, or Vast or the store do not answer; nothing was made then.
+    /// When Vast does not list the GPU, its old standby is still being deleted, its data had moved on, or Vast or the store do not answer;
+    /// nothing was made then.
     pub async fn protect(&self, gpu: GpuId, expected_files: Option<u64>) -> Result<HookAnswer, Failure> {
         if let Some(known) = self.find(gpu).await? {
             match known.phase {
@@ -170,6 +171,7 @@ impl App {
         // A replacement of ours already has its standby.
         if let Some(label) = RentalLabel::parse(&row.label, self.reconciler.deployment())
             && let Some(read) = world.store.get(label.association).await?
+            && !matches!(read.association.phase, Phase::Releasing { .. } | Phase::Released { .. })
         {
             return Ok(already(&read.association));
         }
@@ -186,14 +188,19 @@ impl App {
         let now = world.clock.now();
         let tombstone = world.store.get(AssociationId::of(gpu)).await?;
         let mut association = match &tombstone {
-            Some(read) => Association::protected_again(&read.association, policy, now),
+            Some(read) if !matches!(read.association.phase, Phase::Released { .. }) => {
+                return Ok(already(&read.association));
+            }
+            Some(read) => Association::protected_again(&read.association, policy, now).ok_or_else(|| {
+                Failure::conflict(format!(
+                    "the data of GPU {gpu} had moved on to GPU {} before it was released; nothing was made. Protect that one, or rent another",
+                    read.association.gpu
+                ))
+            })?,
             None => Association::new(self.reconciler.deployment().clone(), gpu, policy, now),
         };
         association.profile = row.profile();
         let stored = match &tombstone {
-            Some(read) if !matches!(read.association.phase, Phase::Released { .. }) => {
-                return Ok(already(&read.association));
-            }
             Some(read) => world.store.update(&association, &read.version).await,
             None => world.store.create(&association).await,
         };
