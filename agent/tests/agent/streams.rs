@@ -279,6 +279,8 @@ fn a_kill_in_any_stage_is_resumed_and_verified() {
         ),
         ("", "hold"),
     ] {
+        // What still writes there does not know that its other end is gone.
+        target.halt();
         crate::support::remove_tree(&target.tree());
         fs::create_dir(target.tree()).unwrap();
         stand_in(&target, &gpu, script);
