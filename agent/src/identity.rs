@@ -18,26 +18,24 @@ use crate::ssh::IDENTITY;
 pub fn identity(dir: &DataDir) -> Result<String, AgentError> {
     let _once = dir.lock_briefly("identity.lock")?;
     let public = dir.file(IDENTITY).with_extension("pub");
-    let private_is_whole = is_whole(&dir.file(IDENTITY))?;
-    if !(private_is_whole && (is_whole(&public)? || derive_public(dir, &public)?)) {
+    if !is_whole(&dir.file(IDENTITY))? {
         make_identity(dir)?;
+    } else if !is_whole(&public)? {
+        derive_public(dir, &public)?;
     }
     let line = fs::read_to_string(&public).map_err(|error| AgentError::io("read the standby's public key", error))?;
     Ok(line.trim().to_owned())
 }
 
-/// Makes the public half anew: GPUs may have accepted the private one. Answers whether that is a key at all.
-fn derive_public(dir: &DataDir, public: &Path) -> Result<bool, AgentError> {
+/// Makes the public half anew: GPUs may have accepted the private one, which stays whatever ssh-keygen makes of it.
+fn derive_public(dir: &DataDir, public: &Path) -> Result<(), AgentError> {
     let told = process::run(
         Command::new("ssh-keygen").args(["-y", "-f"]).arg(dir.file(IDENTITY)),
         b"",
         COMMAND_LIMIT,
     )?;
-    if told.code != Some(0) {
-        return Ok(false);
-    }
-    dir.replace(public, &told.stdout, Durability::PowerLoss)?;
-    Ok(true)
+    let line = told.success("read the standby's private key")?;
+    dir.replace(public, &line, Durability::PowerLoss)
 }
 
 /// A power failure may leave an empty file. A disk that cannot tell must not have its keys replaced.
@@ -97,5 +95,9 @@ mod tests {
         let anew = identity(&dir).unwrap();
         assert!(anew.starts_with("ssh-ed25519 ") && blob(&anew) != blob(&made), "{anew}");
         assert_eq!(identity(&dir).unwrap(), anew);
+        fs::write(&private, "what ssh-keygen cannot read").unwrap();
+        fs::remove_file(&public).unwrap();
+        assert!(identity(&dir).is_err());
+        assert_eq!(fs::read(&private).unwrap(), b"what ssh-keygen cannot read");
     }
 }
