@@ -109,7 +109,9 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
         match next(dir)? {
             Next::Pass(number, urgency) => {
                 let started = Instant::now();
-                if pass(dir, &lock, &mut watching, number, urgency)? == Ended::Complete {
+                let ended = run(dir, &lock, &mut watching, number, urgency)?;
+                tidy(dir);
+                if ended == Ended::Complete {
                     stay(dir, &lock, &bell, &mut watching, started)?;
                 }
             }
@@ -152,18 +154,6 @@ fn next(dir: &DataDir) -> Result<Next, AgentError> {
         Urgency::Due
     };
     Ok(Next::Pass(requests.last, urgency))
-}
-
-fn pass(
-    dir: &DataDir,
-    lock: &File,
-    watching: &mut Watching,
-    number: u64,
-    urgency: Urgency,
-) -> Result<Ended, AgentError> {
-    let ended = run(dir, lock, watching, number, urgency)?;
-    tidy(dir);
-    Ok(ended)
 }
 
 /// Takes up a disk that was enlarged, and thins out.
