@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::marker::MARKER_DIRECTORY;
-use crate::process;
+use crate::process::{self, Finished};
 use crate::rsync_output::{Seen, Tally};
 use crate::tree::{self, PARTIAL};
 
@@ -120,21 +120,26 @@ fn copied_directories(
             .create(path)
             .map_err(io)?;
     }
-    let done = process::run(
-        Command::new("rsync")
-            .arg("--recursive")
-            .args(filters)
-            .arg("--")
-            .arg(all.join(""))
-            .arg(copied.join(""))
-            .env("LC_ALL", "C"),
-        b"",
-        MOMENT,
-    )?;
-    done.success(DOING)?;
+    rsync_here(&[], filters, &all, &copied)?.success(DOING)?;
     let found = new.iter().filter(|path| copied.join(path).is_dir()).cloned().collect();
     tree::remove(&place).map_err(io)?;
     Ok(found)
+}
+
+/// Only rsync knows what its patterns mean: it is asked on our own disk.
+fn rsync_here(options: &[&str], filters: &[String], from: &Path, to: &Path) -> Result<Finished, AgentError> {
+    process::run(
+        Command::new("rsync")
+            .arg("--recursive")
+            .args(options)
+            .args(filters)
+            .arg("--")
+            .arg(from.join(""))
+            .arg(to.join(""))
+            .env("LC_ALL", "C"),
+        b"",
+        MOMENT,
+    )
 }
 
 /// How many regular files of a tree the user's filters let through.
@@ -147,18 +152,8 @@ pub fn files_that_pass(dir: &DataDir, tree: &Path, filters: &[String]) -> Result
     let nowhere = dir.file("filter");
     tree::remove(&nowhere).map_err(io)?;
     fs::DirBuilder::new().mode(0o700).create(&nowhere).map_err(io)?;
-    let done = process::run(
-        Command::new("rsync")
-            .args(["--recursive", "--links", "--dry-run", "--stats", "--no-human-readable"])
-            .args(filters)
-            .arg("--")
-            .arg(tree.join(""))
-            .arg(nowhere.join(""))
-            .env("LC_ALL", "C"),
-        b"",
-        MOMENT,
-    )?;
-    let told = done.success(DOING)?;
+    let options = ["--links", "--dry-run", "--stats", "--no-human-readable"];
+    let told = rsync_here(&options, filters, tree, &nowhere)?.success(DOING)?;
     tree::remove(&nowhere).map_err(io)?;
     let mut tally = Tally::default();
     for line in String::from_utf8_lossy(&told).lines() {

@@ -26,23 +26,29 @@ impl Pass<'_> {
                 max_percent: self.binding.bind.max_deleted_percent,
             }
         };
-        let judged = fetched.judge(self.base_files(), deletions);
-        match (&self.base, judged) {
-            // What the user excludes since is not gone: judged again without it, because counting takes a walk.
-            (Some(base), Err(AgentError::Halted { .. })) if !self.binding.filters().is_empty() => {
-                let tree = tree_of(self.dir, &base.point.id);
-                let Ok(kept) = changes::files_that_pass(self.dir, &tree, &self.binding.filters()) else {
-                    return fetched.judge(self.base_files(), deletions);
-                };
-                let excluded = self.base_files().saturating_sub(kept);
-                let without = Fetched {
-                    deleted: fetched.deleted.saturating_sub(excluded),
-                    ..fetched.clone()
-                };
-                without.judge(kept, deletions)
-            }
-            (_, judged) => judged,
-        }
+        fetched
+            .judge(self.base_files(), deletions)
+            .or_else(|tripped| self.judge_without_excluded(fetched, deletions, tripped))
+    }
+
+    /// What the user excludes since is not gone. Only for a guard that tripped, because counting takes a walk; where that fails, it holds.
+    fn judge_without_excluded(
+        &self,
+        fetched: &Fetched,
+        deletions: Deletions,
+        tripped: AgentError,
+    ) -> Result<(), AgentError> {
+        let filters = self.binding.filters();
+        let base = self.base.as_ref().filter(|_| !filters.is_empty());
+        let tree = base.map(|base| tree_of(self.dir, &base.point.id));
+        let kept = tree.and_then(|tree| changes::files_that_pass(self.dir, &tree, &filters).ok());
+        let Some(kept) = kept else { return Err(tripped) };
+        let excluded = self.base_files().saturating_sub(kept);
+        let without = Fetched {
+            deleted: fetched.deleted.saturating_sub(excluded),
+            ..fetched.clone()
+        };
+        without.judge(kept, deletions)
     }
 
     pub(super) fn conclude(
