@@ -18,19 +18,7 @@ fn after(a: &Association, took_s: u64, files: u64, changed_files: u64, wire_mib:
         changed_files,
         wire_bytes: Bytes(wire_mib * MIB),
     };
-    let heartbeat = Heartbeat {
-        last_pass_started_at: Some(t0()),
-        disk_free: Bytes(50 << 30),
-        disk_total: Bytes(100 << 30),
-        last_pass: Some(last_pass),
-        pass_under_way: None,
-        failing: None,
-        halt_detail: None,
-        command_failed: None,
-        unwatched: None,
-        not_rescued: None,
-    };
-    health(a, Some(&heartbeat), t0())
+    told(a, |beat| beat.last_pass = Some(last_pass))
 }
 
 #[test]
@@ -75,7 +63,7 @@ fn what_another_disk_would_not_help_is_not_blamed_on_it() {
     assert_eq!(after(&balanced, 60, 200_000, 4_000, 100).grade, Grade::Good);
 }
 
-/// What the agent says beside its passes.
+/// Health when the agent says this besides that all is well.
 fn told(a: &Association, change: impl FnOnce(&mut Heartbeat)) -> Health {
     let mut heartbeat = Heartbeat {
         last_pass_started_at: Some(t0()),
