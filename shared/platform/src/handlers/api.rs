@@ -472,21 +472,10 @@ impl App {
         if *point == PointChoice::Latest || !matches!(a.standby.link, Link::Up(_)) {
             return Ok(());
         }
-        let Ok(Outcome::RecoveryPoints(points)) = self.question(a, Request::RecoveryPoints).await else {
-            return Ok(());
-        };
-        let is_there = points.iter().any(|found| match point {
-            PointChoice::Latest | PointChoice::Partial => true,
-            PointChoice::Id(id) => found.id == *id,
-            PointChoice::Checkpoint(name) => found.checkpoints.contains(name),
-        });
-        if is_there {
-            return Ok(());
+        match self.recovery_points_of(a).await {
+            Ok(points) => listed(&points, point, a).map(drop),
+            Err(_) => Ok(()),
         }
-        Err(Failure::conflict(format!(
-            "no recovery point of GPU {gpu} is {point}; nothing was begun. List them with: warmspare points {gpu}",
-            gpu = a.gpu
-        )))
     }
 
     /// Vast lists it, and not as a standby: those are listed like GPUs, and data that was restored onto one would go with it.
