@@ -1,6 +1,7 @@
 //! Tying the standby to a GPU.
 
 use warmspare_domain::halt::HaltReason;
+use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{Accept, Bind, Halt};
 
 use crate::clock;
@@ -44,6 +45,21 @@ pub fn bind(dir: &DataDir, bind: &Bind) -> Result<(), AgentError> {
     }
 }
 
+/// Whether the epoch is the one bound, and no restore under a later one was accepted: whether the GPU is still the one whose data
+/// this standby holds.
+///
+/// # Errors
+/// [`AgentError::StaleEpoch`] when it is not.
+pub fn check_current(dir: &DataDir, binding: &BindingFile, asked: Epoch) -> Result<(), AgentError> {
+    let restoring = dir.restore_file()?.map(|job| job.epoch);
+    let current = restoring.map_or(binding.epoch(), |epoch| epoch.max(binding.epoch()));
+    if asked == current {
+        Ok(())
+    } else {
+        Err(AgentError::StaleEpoch { asked, current })
+    }
+}
+
 /// A new epoch of the same machine at the same address is no first contact: its host key must be the one that is known.
 fn carry_pin(dir: &DataDir, before: Option<&BindingFile>, bind: &Bind, machine: &Machine) -> Result<(), AgentError> {
     let Some(before) = before.filter(|before| before.epoch() < bind.epoch && before.bind.source == bind.source) else {
@@ -55,6 +71,7 @@ fn carry_pin(dir: &DataDir, before: Option<&BindingFile>, bind: &Bind, machine: 
 
 fn check(bind: &Bind) -> Result<(), AgentError> {
     source::check_path(&bind.source_path)?;
+    source::check_below(&bind.first)?;
     if !(1..=100).contains(&bind.max_deleted_percent) {
         return Err(AgentError::BadRequest("max_deleted_percent is not 1 to 100".into()));
     }

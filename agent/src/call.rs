@@ -8,7 +8,7 @@ use warmspare_wire::agent::{Answer, Call, Outcome, Request, SCHEMA};
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::status::{recovery_points, status};
-use crate::{bind, compare, download, identity, process, rescue, restore, sync};
+use crate::{bind, compare, download, identity, process, put_back, rescue, restore, sync};
 
 /// No call is longer: what is, is not one of ours.
 const LONGEST: u64 = 1 << 20;
@@ -56,6 +56,7 @@ fn perform(dir: &DataDir, request: &Request) -> Result<Outcome, AgentError> {
         Request::Compare(request) => Ok(Outcome::Compared(Box::new(compare::compare(dir, request)?))),
         Request::Rescue(request) => rescue::request(dir, request).and_then(|()| report(dir)),
         Request::Restore(request) => restore::request(dir, request).and_then(|()| report(dir)),
+        Request::PutBack(request) => put_back::request(dir, request).and_then(|()| report(dir)),
         Request::AuthorizeDownload(request) => download::authorize(dir, request),
     }
 }

@@ -88,6 +88,14 @@ pub enum AgentError {
         "the standby's data disk is full; every recovery point is intact, newer changes are only on the GPU. Enlarge the disk or exclude files"
     )]
     DiskFull,
+    /// The disk that a restore fills is full.
+    #[error(
+        "the disk of {host} is full; every recovery point is intact. Make room there, or take a machine with a larger disk: what arrived is used again"
+    )]
+    TargetFull {
+        /// Address and port.
+        host: String,
+    },
     /// The work was stopped: by a newer request, a signal, or a kill.
     #[error(
         "the work was interrupted ({0}); every recovery point is intact. The next attempt carries on where it stopped"
@@ -153,7 +161,7 @@ impl AgentError {
             Self::Halted { .. } => RefusalKind::Halted,
             Self::ProgramMissing { .. } => RefusalKind::ProgramMissing,
             Self::DiskFull => RefusalKind::DiskFull,
-            Self::Interrupted(_) | Self::Rsync(_) | Self::Io { .. } => RefusalKind::Failed,
+            Self::TargetFull { .. } | Self::Interrupted(_) | Self::Rsync(_) | Self::Io { .. } => RefusalKind::Failed,
         };
         Refusal {
             kind,
@@ -176,6 +184,7 @@ impl AgentError {
             | Self::NotBound
             | Self::NoRecoveryPoint { .. }
             | Self::BadRequest(_)
+            | Self::TargetFull { .. }
             | Self::Rsync(_)
             | Self::Io { .. } => PassFailureKind::Failed,
         }

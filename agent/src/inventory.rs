@@ -47,6 +47,8 @@ pub const LARGE: u64 = 64 << 20;
 /// How soon a program that starts to work on the target needs an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Turn {
+    /// What a person named, in the order of names.
+    Named(usize),
     /// Code, configuration and whatever else is small.
     First,
     /// Large files: checkpoints and data, the newest first.
@@ -76,11 +78,20 @@ pub fn is_cached(name: &[u8]) -> bool {
     name.split(|byte| *byte == b'/').any(|part| CACHES.contains(&part))
 }
 
+/// Whether a name below the root is this path, or lies in it.
+#[must_use]
+pub fn is_at_or_below(name: &[u8], path: &[u8]) -> bool {
+    name.strip_prefix(path)
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
+}
+
 impl Entry {
-    /// When it is its turn.
+    /// When it is its turn. `named` are paths without a slash at their end.
     #[must_use]
-    pub fn turn(&self) -> Turn {
-        if is_cached(&self.name) {
+    pub fn turn(&self, named: &[&[u8]]) -> Turn {
+        if let Some(at) = named.iter().position(|path| is_at_or_below(&self.name, path)) {
+            Turn::Named(at)
+        } else if is_cached(&self.name) {
             Turn::Last
         } else if self.size <= SMALL {
             Turn::First
@@ -173,17 +184,10 @@ impl Share {
         self.entries.len() >= files || self.bytes >= bytes
     }
 
-    /// Its names as rsync takes them from a list, each closed by a zero byte.
-    #[must_use]
-    pub fn names(&self, list: &[Entry]) -> Vec<u8> {
-        let mut names = Vec::new();
-        for entry in self.entries.iter().filter_map(|at| list.get(*at)) {
-            // Without it a name that begins with # or ; would be a comment. Source: rsync 3.2.7, io.c, read_line().
-            names.extend_from_slice(b"./");
-            names.extend_from_slice(&entry.name);
-            names.push(0);
-        }
-        names
+    /// Its names.
+    pub fn names<'l>(&self, list: &'l [Entry]) -> impl Iterator<Item = &'l [u8]> {
+        let entries = self.entries.iter().filter_map(|at| list.get(*at));
+        entries.map(|entry| &*entry.name)
     }
 }
 
@@ -237,23 +241,16 @@ mod tests {
     }
 
     #[test]
-    fn code_comes_before_checkpoints_and_caches_come_last() {
-        let turn = |name: &str, size| file(name, size, false).turn();
+    fn what_was_named_comes_first_then_code_then_checkpoints_and_caches_last() {
+        let named: [&[u8]; 2] = [b"runs/best", b".cache/hub"];
+        let turn = |name: &str, size| file(name, size, false).turn(&named);
+        assert_eq!(turn("runs/best/model.pt", 5 << 30), Turn::Named(0));
+        assert_eq!(turn(".cache/hub/blob", 5 << 30), Turn::Named(1));
+        assert_eq!(turn("runs/best-of-all.pt", 5 << 30), Turn::Newest);
         assert_eq!(turn("train.py", 9000), Turn::First);
         assert_eq!(turn("runs/7/model.pt", 5 << 30), Turn::Newest);
         assert_eq!(turn(".cache/pip/x", 10), Turn::Last);
         assert_eq!(turn("a/__pycache__/b.pyc", 10), Turn::Last);
-    }
-
-    #[test]
-    fn no_name_in_a_list_is_taken_for_a_comment() {
-        let place = tempfile::tempdir().unwrap();
-        for name in ["#autosave#", ";x", "plain"] {
-            std::fs::write(place.path().join(name), "x").unwrap();
-        }
-        let all = list(place.path()).unwrap();
-        let [share] = shares(&all, 100, 1 << 20).try_into().unwrap();
-        assert_eq!(share.names(&all), b"./#autosave#\0./;x\0./plain\0");
     }
 
     #[test]

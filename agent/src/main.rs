@@ -11,10 +11,10 @@ use warmspare_agent::data_dir::DataDir;
 use warmspare_agent::error::AgentError;
 use warmspare_agent::terminal::{self, Format};
 use warmspare_agent::watch::relay;
-use warmspare_agent::{call, download, process, rescue, restore, survey, sync, unpack, watch};
+use warmspare_agent::{call, download, process, put_back, rescue, restore, survey, sync, unpack, watch};
 use warmspare_domain::ids::{CheckpointName, Epoch, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
-use warmspare_wire::agent::{Compare, Host, Live, PointChoice, Request, Restore, Sync, Urgency};
+use warmspare_wire::agent::{Compare, Existing, Host, Live, PointChoice, PutBack, Request, Restore, Sync, Urgency};
 
 /// Keeps a GPU's files on a standby: pulls them, keeps recovery points, restores and verifies them.
 #[derive(Parser)]
@@ -76,6 +76,22 @@ enum Verb {
         #[command(flatten)]
         output: Output,
     },
+    /// Puts one path of a recovery point back onto the bound GPU.
+    PutBack {
+        /// A file or directory, below the directory that is copied.
+        path: String,
+        /// The recovery point, by its id or the name of a checkpoint; the newest that has the path unless given.
+        #[arg(long, value_name = "ID|NAME")]
+        point: Option<PointChoice>,
+        /// What is there and differs makes room, and is moved below .warmspare/replaced/.
+        #[arg(long)]
+        replace: bool,
+        /// How long to wait for the end.
+        #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+        wait: u64,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Compares a recovery point with a host, every byte; with the bound GPU unless another is named.
     Verify {
         /// The host, as user@address:port.
@@ -117,6 +133,8 @@ enum Verb {
     PassWorker,
     #[command(name = rescue::VERB, hide = true)]
     RescueWorker,
+    #[command(name = put_back::VERB, hide = true)]
+    PutBackWorker,
     #[command(name = restore::VERB, hide = true)]
     RestoreWorker,
     #[command(name = survey::LIST, hide = true)]
@@ -217,8 +235,25 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
                 point: which.choice(),
                 target: target.host,
                 target_path: path,
+                first: vec![],
                 wait_ms: wait.saturating_mul(1000),
                 gpu: None,
+            });
+            terminal::show(&data, &request, output.format()).into()
+        }
+        Verb::PutBack {
+            path,
+            point,
+            replace,
+            wait,
+            output,
+        } => {
+            let request = Request::PutBack(PutBack {
+                epoch: terminal::bound_epoch(&data),
+                path,
+                point,
+                existing: if replace { Existing::Replace } else { Existing::Keep },
+                wait_ms: wait.saturating_mul(1000),
             });
             terminal::show(&data, &request, output.format()).into()
         }
@@ -242,6 +277,7 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
         Verb::WatchRelay { tree } => done("watch", relay::relay(&tree)),
         Verb::PassWorker => worker(&data, sync::work),
         Verb::RescueWorker => worker(&data, rescue::work),
+        Verb::PutBackWorker => worker(&data, put_back::work),
         Verb::RestoreWorker => worker(&data, restore::work),
         Verb::RestoreSurvey => done("list", survey::list(Path::new("."), io::stdout().lock())),
         Verb::RestoreUnpack => unpack_here(),

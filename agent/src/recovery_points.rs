@@ -18,11 +18,14 @@ use warmspare_wire::agent::PointChoice;
 use crate::data_dir::{DataDir, Durability, sync_parent};
 use crate::error::AgentError;
 use crate::process;
-use crate::state::{PointFile, REQUEST_LOCK, RestoreStage};
+use crate::state::{PUT_BACK_LOCK, PointFile, PutBackStage, REQUEST_LOCK, RestoreStage};
 use crate::{thin, tree};
 
 /// btrfs answers at once; only a disk in trouble does not.
 const BTRFS_LIMIT: Duration = Duration::from_secs(120);
+
+/// A job that was just accepted may not have found its worker yet.
+const WORKER_COMES_WITHIN: Duration = Duration::from_secs(60);
 
 /// How recovery points share what did not change between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -298,6 +301,12 @@ fn held(dir: &DataDir, now: Timestamp) -> Result<Vec<RecoveryPointId>, AgentErro
     // A restore that failed may be asked for again and needs the same recovery point.
     if let Some(job) = dir.restore_file()?
         && !matches!(job.stage, RestoreStage::Verified { .. })
+    {
+        held.push(job.point);
+    }
+    if let Some(job) = dir.put_back_file()?
+        && matches!(job.stage, PutBackStage::Running(_))
+        && (now.since(job.started_at) < WORKER_COMES_WITHIN || dir.is_locked(PUT_BACK_LOCK)?)
     {
         held.push(job.point);
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use warmspare_domain::decide::RESCUE_ATTEMPTS;
 use warmspare_wire::agent::{Rescue, RescueActivity};
 
+use crate::bind;
 use crate::clock;
 use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
@@ -16,7 +17,7 @@ use crate::module;
 use crate::process;
 use crate::rescue_pass::RescuePass;
 use crate::ssh::Machine;
-use crate::state::{self, BindingFile, PASS_LOCK, REQUEST_LOCK, RescueFile, RescueStage};
+use crate::state::{self, PASS_LOCK, REQUEST_LOCK, RescueFile, RescueStage};
 use crate::traffic;
 use crate::worker::Worker;
 
@@ -51,7 +52,7 @@ fn accept(dir: &DataDir, rescue: &Rescue) -> Result<(), AgentError> {
     module::check_name(&rescue.module)?;
     let _decision = dir.lock_briefly(REQUEST_LOCK)?;
     let binding = dir.binding()?.ok_or(AgentError::NotBound)?;
-    still_allowed(dir, &binding, rescue)?;
+    bind::check_current(dir, &binding, rescue.epoch)?;
     if let Some(halt) = dir.state()?.halt {
         return Err(AgentError::Halted {
             reason: halt.reason,
@@ -72,23 +73,6 @@ fn accept(dir: &DataDir, rescue: &Rescue) -> Result<(), AgentError> {
         attempts: attempts.saturating_add(1),
         stage: RescueStage::Running,
     })
-}
-
-/// Whether the paused GPU is still the one whose data this standby holds.
-///
-/// # Errors
-/// [`AgentError::StaleEpoch`] when it is not.
-pub fn still_allowed(dir: &DataDir, binding: &BindingFile, rescue: &Rescue) -> Result<(), AgentError> {
-    let restoring = dir.restore_file()?.map(|job| job.epoch);
-    let current = restoring.map_or(binding.epoch(), |epoch| epoch.max(binding.epoch()));
-    if rescue.epoch == current {
-        Ok(())
-    } else {
-        Err(AgentError::StaleEpoch {
-            asked: rescue.epoch,
-            current,
-        })
-    }
 }
 
 /// The rescue as the world is told.
@@ -170,6 +154,7 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
                 | AgentError::KeyRefused { .. }
                 | AgentError::ProgramMissing { .. }
                 | AgentError::DiskFull
+                | AgentError::TargetFull { .. }
                 | AgentError::Interrupted(_)
                 | AgentError::Rsync(_)
                 | AgentError::Io { .. } => RescueStage::Failed { at, message },

@@ -5,6 +5,7 @@ use std::fs::File;
 use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::{PassReport, Progress, Rescue};
 
+use crate::bind;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
@@ -17,7 +18,6 @@ use crate::module;
 use crate::pass::start_after;
 use crate::process;
 use crate::recovery_points;
-use crate::rescue::still_allowed;
 use crate::reserve;
 use crate::rsync::{Transfer, Transferred};
 use crate::space;
@@ -44,7 +44,7 @@ impl<'a> RescuePass<'a> {
     /// When it is no longer allowed, or what is on the disk cannot be read.
     pub fn new(dir: &'a DataDir, lock: &'a File, request: &'a Rescue) -> Result<Self, AgentError> {
         let binding = dir.binding()?.ok_or(AgentError::NotBound)?;
-        still_allowed(dir, &binding, request)?;
+        bind::check_current(dir, &binding, request.epoch)?;
         dir.remove_torn_writes();
         recovery_points::clear_leftovers(dir)?;
         if let Err(error) = space::follow_device(dir) {
@@ -194,7 +194,7 @@ impl<'a> RescuePass<'a> {
         if binding.revision != self.binding.revision {
             return Err(AgentError::Interrupted("the standby was bound anew meanwhile".into()));
         }
-        still_allowed(self.dir, &binding, self.request)
+        bind::check_current(self.dir, &binding, self.request.epoch)
     }
 
     fn base_files(&self) -> u64 {

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use crate::clock;
 use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::inventory::{self, Entry};
+use crate::name_list::NameList;
 use crate::process;
 use crate::program::{self, NotPushed};
 use crate::recovery_points::{self, tree_of};
@@ -58,6 +60,7 @@ pub fn request(dir: &DataDir, restore: &Restore) -> Result<(), AgentError> {
 /// Stores the job and answers its attempt number.
 fn accept(dir: &DataDir, restore: &Restore) -> Result<u64, AgentError> {
     source::check_path(&restore.target_path)?;
+    source::check_below(&restore.first)?;
     let binding = dir.binding()?.ok_or(AgentError::NotBound)?;
     // The address is checked before anything is stored.
     Machine::new(dir, &restore.target, binding.association(), restore.epoch)?;
@@ -87,6 +90,7 @@ fn accept(dir: &DataDir, restore: &Restore) -> Result<u64, AgentError> {
             target: restore.target.clone(),
             target_path: restore.target_path.clone(),
             target_gpu: restore.gpu,
+            first: restore.first.clone(),
             started_at: clock::now(),
             stage: RestoreStage::Running(RestoreStep::Copying),
         },
@@ -166,6 +170,7 @@ pub fn activity(dir: &DataDir, job: RestoreFile) -> Result<RestoreActivity, Agen
                     files_total: files,
                     ..dir.restore_progress()
                 },
+                first_there_at: dir.restore_first_there_at(job.attempt),
             }
         }
         RestoreStage::Verified { ended_at } => {
@@ -246,6 +251,9 @@ struct Job<'a> {
     machine: Machine,
     /// Files and bytes that were on the target when rsync began.
     filled: Cell<(u64, u64)>,
+    /// Whether all that was to travel first is there.
+    first_there: AtomicBool,
+    first_noted: Cell<bool>,
 }
 
 impl<'a> Job<'a> {
@@ -258,6 +266,8 @@ impl<'a> Job<'a> {
             point: recovery_points::choose(dir, &choice)?,
             machine: Machine::new(dir, &job.target, association(dir)?, job.epoch)?,
             filled: Cell::default(),
+            first_there: AtomicBool::new(false),
+            first_noted: Cell::new(job.first.is_empty()),
         })
     }
 
@@ -272,12 +282,17 @@ impl<'a> Job<'a> {
         let list = list
             .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
             .map_err(|error| AgentError::io("list the recovery point", error))?;
+        let first: Vec<&[u8]> = (self.job.first.iter())
+            .map(|path| path.trim_end_matches('/').as_bytes())
+            .collect();
         let filling = Filling {
             machine: &self.machine,
             program: program.as_deref(),
             target_path: &self.job.target_path,
             tree: &tree,
             list: &list,
+            first: &first,
+            first_there: &self.first_there,
         };
         note(self.dir, self.job.attempt, RestoreStage::Running(RestoreStep::Copying))?;
         let filled = filling.run(|progress| self.watch(progress))?;
@@ -285,7 +300,10 @@ impl<'a> Job<'a> {
             .set((filled.done.files.into_inner(), filled.done.bytes.into_inner()));
         match filled.whole {
             Whole::AsFarAsKnown => {}
-            Whole::No => self.copy(None)?,
+            Whole::No => {
+                self.copy_first()?;
+                self.copy(None)?;
+            }
         }
         self.settle()?;
         let differences = self.compare(&list)?;
@@ -348,6 +366,23 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// Where streams could not bring what travels first.
+    fn copy_first(&self) -> Result<(), AgentError> {
+        if self.job.first.is_empty() || self.first_there.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let names = self.job.first.iter().map(|path| path.trim_end_matches('/').as_bytes());
+        let list = NameList::write(self.dir, "first", names)?;
+        let transfer = Transfer::push_listed(&self.machine, &self.tree(), &self.job.target_path, list.path());
+        let pushed = transfer.run(self.dir, &self.machine, self.lock, |progress| {
+            self.watch(progress.map(|now| self.on_top(now)))
+        })?;
+        if pushed.unreadable.is_empty() {
+            self.first_there.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
     /// What a power failure on the target would take away is not restored yet. Where it cannot be made sure of, it is verified all
     /// the same: the standby keeps its copy.
     fn settle(&self) -> Result<(), AgentError> {
@@ -408,6 +443,9 @@ impl<'a> Job<'a> {
         if let Some(progress) = progress {
             let _ = self.dir.note_restore_progress(&progress);
         }
+        if self.first_there.load(Ordering::SeqCst) && !self.first_noted.replace(true) {
+            let _ = self.dir.note_restore_first_there(self.job.attempt);
+        }
         match self.dir.restore_file() {
             Ok(Some(job)) if job.attempt != self.job.attempt => Wish::Stop("another restore replaced this one"),
             Ok(_) | Err(_) => Wish::GoOn,
@@ -443,6 +481,7 @@ mod tests {
             started_at: clock::now(),
             stage: RestoreStage::Running(RestoreStep::Copying),
             target_gpu: None,
+            first: vec![],
         };
         dir.write_json(&dir.file("restore-worker.json"), &1, Durability::PowerLoss)
             .unwrap();

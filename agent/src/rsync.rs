@@ -60,8 +60,28 @@ const FAITHFUL: [&str; 12] = [
 #[derive(Debug, Clone)]
 pub struct Transfer {
     arguments: Vec<OsString>,
+    writes: Writes,
     /// The other machine is taken for dead when nothing moves for so long.
     stands_still_for: Duration,
+}
+
+/// Whose disk a transfer fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    Here,
+    There,
+}
+
+/// What happens to files of a target that are there and differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placing {
+    /// They stay.
+    WhereNothingIs,
+    /// They are moved to this directory.
+    InPlaceOf {
+        /// Below the target path.
+        aside: String,
+    },
 }
 
 /// How a run of rsync ended.
@@ -125,17 +145,25 @@ impl Transfer {
         transfer.push("--no-recursive");
         transfer.push("--dirs");
         transfer.push("--from0");
-        let mut option = OsString::from("--files-from=");
-        option.push(list);
-        transfer.push(option);
+        transfer.push(files_from(list));
         transfer.push("--delete-missing-args");
         // A directory that became something else goes with everything in it.
         transfer.push("--force");
         transfer.ends(remote(machine, source_path), with_slash(into))
     }
 
+    /// Pulls the listed paths with all that is in them, as far as they are there; nothing is deleted.
+    #[must_use]
+    pub fn pull_first(machine: &Machine, source_path: &str, filters: &[String], list: &Path, into: &Path) -> Self {
+        Self::pull_some(machine, source_path, filters, into)
+            .with(files_from(list))
+            .with("--from0")
+            .with("--ignore-missing-args")
+    }
+
     fn from_a_gpu(shell: String, filters: &[String]) -> Self {
         let mut transfer = Self::through(shell);
+        transfer.writes = Writes::Here;
         transfer.stands_still_for = PULL_STANDS_STILL;
         transfer.push("--out-format=%i");
         // A GPU that hangs must not hold the single flight for ever; checksumming never takes place in a pass.
@@ -158,13 +186,50 @@ impl Transfer {
         transfer.ends(with_slash(from), remote(machine, target_path))
     }
 
+    /// As [`Self::push_to`], of the listed paths with all that is in them. `list` is a file of paths that end in zero bytes.
+    #[must_use]
+    pub fn push_listed(machine: &Machine, from: &Path, target_path: &str, list: &Path) -> Self {
+        Self::push_to(machine, from, target_path)
+            .with(files_from(list))
+            .with("--from0")
+            .with("--ignore-missing-args")
+    }
+
+    /// As [`Self::push_listed`], onto a machine in use: what is there is kept or moved aside, and no half a file is seen. `room` and
+    /// the place aside are directories below the target path, on its disk.
+    #[must_use]
+    pub fn put_back(
+        machine: &Machine,
+        from: &Path,
+        target_path: &str,
+        list: &Path,
+        room: &str,
+        placing: &Placing,
+    ) -> Self {
+        let transfer = Self::push_listed(machine, from, target_path, list)
+            // What holds the path may have changed for a reason.
+            .with("--no-implied-dirs")
+            .with(format!("--temp-dir={room}"));
+        match placing {
+            Placing::WhereNothingIs => transfer.with("--ignore-existing"),
+            Placing::InPlaceOf { aside } => transfer.with("--backup").with(format!("--backup-dir={aside}")),
+        }
+    }
+
+    /// As [`Self::compare`], of the listed paths with all that is in them.
+    #[must_use]
+    pub fn compare_below(machine: &Machine, from: &Path, target_path: &str, list: &Path) -> Self {
+        Self::compare(machine, from, target_path)
+            .with(files_from(list))
+            .with("--from0")
+            .with("--no-implied-dirs")
+    }
+
     /// As [`Self::compare`], of those entries only whose names, each closed by a zero byte, are in the file `names`.
     #[must_use]
     pub fn compare_listed(machine: &Machine, from: &Path, target_path: &str, names: &Path) -> Self {
         let mut transfer = Self::comparing(machine);
-        let mut list = OsString::from("--files-from=");
-        list.push(names);
-        transfer.push(list);
+        transfer.push(files_from(names));
         transfer.push("--from0");
         // Directories stand for themselves in the list; what is in them is listed too.
         transfer.push("--no-r");
@@ -230,6 +295,7 @@ impl Transfer {
         arguments.push(shell.into());
         Self {
             arguments,
+            writes: Writes::There,
             stands_still_for: PUSH_STANDS_STILL,
         }
     }
@@ -275,7 +341,7 @@ impl Transfer {
         let end = self.follow(&mut child, &words, &mut heard, &mut watch);
         if let End::Itself = end {
             let status = child.wait().map_err(|error| AgentError::io("wait for rsync", error))?;
-            return heard.judge(status.code(), machine);
+            return heard.judge(status.code(), machine, self.writes);
         }
         process::stop(&mut child);
         // Its parts put away what they have begun; until the last is gone, something may still write.
@@ -360,7 +426,7 @@ pub fn judge_module(code: Option<i32>, words: &str, machine: &Machine) -> AgentE
     for line in words.lines() {
         heard.complain(line);
     }
-    match heard.judge(code, machine) {
+    match heard.judge(code, machine, Writes::Here) {
         Err(error) => error,
         Ok(_) => AgentError::Rsync(last_words(words)),
     }
@@ -371,6 +437,12 @@ fn remote(machine: &Machine, path: &str) -> OsString {
     let start = if path.starts_with('/') { "" } else { "./" };
     let end = if path.ends_with('/') { "" } else { "/" };
     format!("{}:{start}{path}{end}", machine.rsync_host()).into()
+}
+
+fn files_from(list: &Path) -> OsString {
+    let mut option = OsString::from("--files-from=");
+    option.push(list);
+    option
 }
 
 fn with_slash(path: &Path) -> OsString {
@@ -470,10 +542,13 @@ impl Heard {
     }
 
     // Exit codes. Source: rsync(1) 3.2.7, EXIT VALUES; 127 is the remote shell's, 255 ssh's.
-    fn judge(self, code: Option<i32>, machine: &Machine) -> Result<Transferred, AgentError> {
+    fn judge(self, code: Option<i32>, machine: &Machine, writes: Writes) -> Result<Transferred, AgentError> {
         match code {
             Some(0 | 24) => Ok(self.done),
-            Some(_) if self.full => Err(AgentError::DiskFull),
+            Some(_) if self.full => Err(match writes {
+                Writes::Here => AgentError::DiskFull,
+                Writes::There => AgentError::TargetFull { host: machine.shown() },
+            }),
             Some(23) => match self.unforgiven {
                 None if !self.done.unreadable.is_empty() || self.done.vanished > 0 => Ok(self.done),
                 Some(line) => Err(AgentError::Rsync(last_words(&line))),

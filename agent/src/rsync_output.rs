@@ -235,7 +235,7 @@ pub enum Complaint {
     Vanished,
     /// This file of the source could not be read, or changed while it was read. The name as rsync gave it, absolute or in the tree.
     Unreadable(Vec<u8>),
-    /// The standby's disk is full.
+    /// The disk that is written to is full.
     DiskFull,
     /// Says nothing that the exit code does not.
     Noise,

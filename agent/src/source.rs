@@ -8,6 +8,7 @@ use crate::marker::{Content, Marker, MarkerFound, Tree, read_marker};
 use crate::process::last_words;
 use crate::session::Session;
 use crate::ssh::Machine;
+use crate::tree;
 
 /// What the other machine looks like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +78,20 @@ pub fn check_path(path: &str) -> Result<(), AgentError> {
         return wrong("leaves its directory with ..");
     }
     Ok(())
+}
+
+/// Checks paths below the synced directory.
+///
+/// # Errors
+/// When one is empty, absolute, or leaves the directory.
+pub fn check_below(paths: &[String]) -> Result<(), AgentError> {
+    let bad = |path: &&String| path.contains('\0') || tree::below(path.as_bytes(), &[]).is_none();
+    match paths.iter().find(bad) {
+        None => Ok(()),
+        Some(path) => Err(AgentError::BadRequest(format!(
+            "{path:?} is no path below the directory that is copied"
+        ))),
+    }
 }
 
 /// Looks at the tree once.
@@ -205,6 +220,28 @@ pub fn make_target(machine: &Machine, path: &str) -> Result<(), AgentError> {
         Some(92) => Err(machine.no_rsync()),
         code => Err(AgentError::Rsync(format!(
             "{} cannot make the directory {path:?}, exit code {code:?}",
+            machine.shown()
+        ))),
+    }
+}
+
+/// Where files on their way to a GPU in use wait until they are whole, below its synced directory.
+pub const ROOM: &str = ".warmspare/put-back";
+
+const MAKE_ROOM: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" || exit 91; \
+    command -v rsync >/dev/null 2>&1 || exit 92; [ ! -L .warmspare ] || exit 90; \
+    rm -rf .warmspare/put-back && mkdir -p .warmspare/put-back'";
+
+/// Makes [`ROOM`], without what an earlier attempt left there.
+///
+/// # Errors
+/// When the machine cannot be reached, has no rsync, or the directory cannot be made.
+pub fn make_room(machine: &Machine, path: &str) -> Result<(), AgentError> {
+    match machine.run(MAKE_ROOM, format!("{path}\n").as_bytes())?.code {
+        Some(0) => Ok(()),
+        Some(92) => Err(machine.no_rsync()),
+        code => Err(AgentError::Rsync(format!(
+            "{} cannot make {ROOM} in {path:?}, exit code {code:?}",
             machine.shown()
         ))),
     }

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use warmspare_domain::ids::{AssociationId, CheckpointName, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
-use warmspare_wire::agent::{Bind, Halt, Host, PassFailure, PassReport, Progress, RecoveryPoint, Rescue, RestoreStep};
+use warmspare_wire::agent::{
+    Bind, Halt, Host, PassFailure, PassReport, Progress, PutBack, RecoveryPoint, Rescue, RestoreStep,
+};
 
 use crate::checkpoints::Kept;
 use crate::clock;
@@ -22,6 +24,8 @@ pub const SCHEMA: u32 = 1;
 pub const PASS_LOCK: &str = "lock";
 /// Held by a worker and its rsync as long as they push a recovery point.
 pub const RESTORE_LOCK: &str = "restore.lock";
+/// Held by a worker and its rsync as long as they put a path back onto the GPU.
+pub const PUT_BACK_LOCK: &str = "put-back.lock";
 /// Held for an instant around every decision that two processes must not take at once.
 pub const REQUEST_LOCK: &str = "request.lock";
 
@@ -234,6 +238,9 @@ pub struct RestoreFile {
     /// Which GPU that is, when it was told.
     #[serde(default)]
     pub target_gpu: Option<GpuId>,
+    /// Paths that travel before all others.
+    #[serde(default)]
+    pub first: Vec<String>,
 }
 
 /// How a restore job stands.
@@ -300,6 +307,55 @@ pub enum RescueStage {
     },
 }
 
+/// `put-back.json`: the last path that was put back onto the GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutBackFile {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Rises with every job, so that a worker notices that it was replaced.
+    pub attempt: u64,
+    /// The request as it was accepted.
+    pub request: PutBack,
+    /// Which recovery point.
+    pub point: RecoveryPointId,
+    /// When it was asked for.
+    pub started_at: Timestamp,
+    /// How it stands.
+    pub stage: PutBackStage,
+}
+
+/// How such a job stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PutBackStage {
+    /// A worker is at it, or was killed.
+    Running(RestoreStep),
+    /// Everything was read back.
+    Verified(PutBackProof),
+    /// Ended without success.
+    Failed {
+        /// When.
+        at: Timestamp,
+        /// For a person.
+        message: String,
+    },
+}
+
+/// What was found when a path was read back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutBackProof {
+    /// When.
+    pub ended_at: Timestamp,
+    /// Regular files at the path in the recovery point.
+    pub files: u64,
+    /// Their size.
+    pub bytes: Bytes,
+    /// Entries that were there, differ, and were kept.
+    pub kept: u64,
+    /// Where lies what made room.
+    pub replaced: Option<String>,
+}
+
 /// `holds.json`: recovery points that may be downloaded, and until when.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holds {
@@ -348,6 +404,10 @@ impl DataDir {
     stored!(
         /// The last rescue.
         rescue_file, save_rescue_file, RescueFile, "rescue.json"
+    );
+    stored!(
+        /// The last path that was put back.
+        put_back_file, save_put_back_file, PutBackFile, "put-back.json"
     );
     stored!(
         /// The permissions to download.
@@ -441,6 +501,22 @@ impl DataDir {
     pub fn restore_progress(&self) -> Progress {
         self.read_passing_json(&self.file("restore-progress.json"))
             .unwrap_or_default()
+    }
+
+    /// Since when all that was to travel first is on the target of this attempt of the restore.
+    #[must_use]
+    pub fn restore_first_there_at(&self, attempt: u64) -> Option<Timestamp> {
+        let noted: (u64, Timestamp) = self.read_passing_json(&self.file("restore-first.json"))?;
+        (noted.0 == attempt).then_some(noted.1)
+    }
+
+    /// Notes that it is there now.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub fn note_restore_first_there(&self, attempt: u64) -> Result<(), AgentError> {
+        let noted = (attempt, clock::now());
+        self.write_json(&self.file("restore-first.json"), &noted, Durability::Kill)
     }
 
     /// Notes how far the restore is.

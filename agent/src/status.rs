@@ -10,7 +10,7 @@ use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::recovery_points;
 use crate::state::{BindingFile, PASS_LOCK, PointFile, State};
-use crate::{live, rescue, restore, space, sync, traffic, tree};
+use crate::{live, put_back, rescue, restore, space, sync, traffic, tree};
 
 /// How the standby stands, for the control plane and for people. Changes nothing.
 ///
@@ -45,6 +45,7 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
         missed: watch.missed,
         live_until: live::live_until(dir)?,
         rescue: rescue::activity(dir)?,
+        put_back: put_back::activity(dir)?,
         traffic: traffic::traffic(dir, clock::now()),
     })
 }
@@ -75,6 +76,7 @@ fn source(binding: &BindingFile) -> Source {
         path: bind.source_path.clone(),
         excludes: bind.excludes.clone(),
         includes: bind.includes.clone(),
+        first: bind.first.clone(),
         before_pass: bind.before_pass.clone(),
         max_deleted_percent: bind.max_deleted_percent,
     }

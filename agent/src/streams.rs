@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -62,6 +62,10 @@ pub struct Filling<'a> {
     pub tree: &'a Path,
     /// What is in it.
     pub list: &'a [Entry],
+    /// Paths without a slash at their end that travel before all others.
+    pub first: &'a [&'a [u8]],
+    /// Set once they are there.
+    pub first_there: &'a AtomicBool,
 }
 
 /// What came of it.
@@ -113,9 +117,12 @@ impl Filling<'_> {
             let whole = Whole::No;
             return Ok(Filled { done, whole });
         }
+        let named = plan.iter().filter(|job| job.is_named(self)).count();
+        self.first_there.store(named == 0, Ordering::SeqCst);
         let work = Work {
             filling: self,
             program,
+            named_left: AtomicUsize::new(named),
             jobs: Mutex::new(plan),
             children: Mutex::new(HashSet::new()),
             stop: AtomicBool::new(false),
@@ -150,7 +157,7 @@ impl Filling<'_> {
         order.retain(|at| self.list.get(*at).is_some_and(|entry| entry.kind != Kind::Directory));
         order.sort_by_cached_key(|at| {
             let entry = self.list.get(*at);
-            let turn = entry.map(Entry::turn);
+            let turn = entry.map(|entry| entry.turn(self.first));
             let newest = entry
                 .filter(|_| turn == Some(Turn::Newest))
                 .map(|e| std::cmp::Reverse(e.modified));
@@ -161,8 +168,9 @@ impl Filling<'_> {
         let mut turn = Turn::First;
         for at in order {
             let Some(entry) = self.list.get(at) else { continue };
-            if entry.turn() != turn || open.is_full(BUNDLE.0, BUNDLE.1) {
-                turn = entry.turn();
+            let its_turn = entry.turn(self.first);
+            if its_turn != turn || open.is_full(BUNDLE.0, BUNDLE.1) {
+                turn = its_turn;
                 jobs.push_back(Job::Bundle(std::mem::take(&mut open)));
             }
             if entry.twin {
@@ -217,6 +225,16 @@ impl Job {
         }
     }
 
+    /// Whether it brings anything that a person named.
+    fn is_named(&self, filling: &Filling<'_>) -> bool {
+        let entry = |at: &usize| filling.list.get(*at);
+        let named = |entry: &Entry| matches!(entry.turn(filling.first), Turn::Named(_));
+        match self {
+            Self::Bundle(share) => share.entries.iter().filter_map(entry).any(named),
+            Self::Large { at, .. } => entry(at).is_some_and(named),
+        }
+    }
+
     fn bytes(&self, filling: &Filling<'_>) -> u64 {
         match self {
             Self::Bundle(share) => share.bytes,
@@ -229,6 +247,8 @@ struct Work<'a> {
     filling: &'a Filling<'a>,
     program: &'a str,
     jobs: Mutex<VecDeque<Job>>,
+    /// How many jobs with something that a person named have not arrived.
+    named_left: AtomicUsize,
     children: Mutex<HashSet<u32>>,
     stop: AtomicBool,
     /// Whether anything was in the way or did not arrive.
@@ -305,7 +325,12 @@ impl Work<'_> {
                 Job::Large { at, part, arrived } => self.send_large(machine, *at, part, *arrived, counted),
             };
             match outcome {
-                Ok(()) => self.done.add(job.files(), 0),
+                Ok(()) => {
+                    self.done.add(job.files(), 0);
+                    if job.is_named(self.filling) && self.named_left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                        self.filling.first_there.store(true, Ordering::SeqCst);
+                    }
+                }
                 // rsync brings it, or says what is wrong. A lane that lost its connection does not take the next job.
                 Err(error) => {
                     self.broken.store(true, Ordering::SeqCst);
@@ -543,7 +568,7 @@ mod tests {
         }
     }
 
-    fn plan(list: &[Entry], survey: &Survey) -> Vec<String> {
+    fn plan(list: &[Entry], first: &[&[u8]], survey: &Survey) -> Vec<String> {
         let place = tempfile::tempdir().unwrap();
         let machine = machine("10.0.0.1", "root").unwrap();
         let filling = Filling {
@@ -552,6 +577,8 @@ mod tests {
             target_path: "/x",
             tree: place.path(),
             list,
+            first,
+            first_there: &AtomicBool::new(false),
         };
         let shown = |at: &usize| String::from_utf8_lossy(&list[*at].name).into_owned();
         filling
@@ -592,8 +619,13 @@ mod tests {
             ".cache/hub/blob from 0",
             "twin",
         ];
-        assert_eq!(plan(&list, &survey), expected);
+        assert_eq!(plan(&list, &[], &survey), expected);
+        let named = plan(&list, &[b"data.bin", b".cache/hub"], &survey);
+        assert_eq!(
+            named[..3],
+            ["data.bin", ".cache/hub/blob from 0", "config.yaml+train.py"]
+        );
         survey.may_keep_parts = false;
-        assert!(!plan(&list, &survey).iter().any(|job| job.contains(" from ")));
+        assert!(!plan(&list, &[], &survey).iter().any(|job| job.contains(" from ")));
     }
 }

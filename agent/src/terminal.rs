@@ -6,8 +6,8 @@ use std::time::Duration;
 use warmspare_domain::ids::{CheckpointName, Epoch};
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{
-    Answer, Binding, Host, Outcome, PassActivity, PassScope, PointChoice, RecoveryPoint, RecoveryPoint as Point,
-    RefusalKind, Request, RestoreActivity, Status, Watcher,
+    Answer, Binding, Host, Outcome, PassActivity, PassScope, PointChoice, PutBackActivity, RecoveryPoint,
+    RecoveryPoint as Point, RefusalKind, Request, RestoreActivity, Status, Watcher,
 };
 
 use crate::call;
@@ -142,6 +142,10 @@ fn exit_code(request: &Request, outcome: &Outcome) -> u8 {
             (None, Some(_)) => FAILED,
             (None, None) => DONE,
         },
+        Outcome::Status(status) if matches!(request, Request::PutBack(_)) => match status.put_back {
+            PutBackActivity::Failed { .. } | PutBackActivity::Verified { kept: 1.., .. } => FAILED,
+            PutBackActivity::Never | PutBackActivity::Running { .. } | PutBackActivity::Verified { .. } => DONE,
+        },
         Outcome::Status(status) if matches!(request, Request::Restore(_)) => match status.restore {
             RestoreActivity::Failed { .. } => FAILED,
             RestoreActivity::Never | RestoreActivity::Running { .. } | RestoreActivity::Verified { .. } => DONE,
@@ -220,6 +224,9 @@ fn print_status(status: &Status) {
     }
     println!("{} recovery points", status.points.count);
     print_restore(status);
+    if status.put_back != PutBackActivity::Never {
+        println!("put back: {}", status.put_back);
+    }
     println!("disk: {} free of {}", status.disk.free, status.disk.total);
 }
 

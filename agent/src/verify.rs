@@ -1,6 +1,6 @@
 //! Comparing a recovery point with a host, every byte on both sides.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use warmspare_wire::agent::{Host, PointChoice, Progress};
 
-use crate::data_dir::{DataDir, Durability};
+use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::inventory::{self, Entry, Share};
+use crate::name_list::NameList;
 use crate::progress::{Done, Meter};
 use crate::recovery_points::{self, tree_of};
 use crate::rsync::Transfer;
@@ -183,13 +184,9 @@ impl Reading<'_> {
     fn read_share(&self, machine: &Machine, at: usize, share: &Share) -> Result<(Differences, u64), AgentError> {
         let comparison = self.comparison;
         let names = share.names(comparison.list);
-        // Named like a torn write, so that a killed worker's lists are cleared away like one.
-        let path = comparison.dir.file(&format!(".share-{at}.tmp-{}", std::process::id()));
-        comparison.dir.replace(&path, &names, Durability::Kill)?;
-        let transfer = Transfer::compare_listed(machine, comparison.tree, comparison.target_path, &path);
-        let outcome = self.read(&transfer, machine);
-        let _ = fs::remove_file(&path);
-        outcome
+        let list = NameList::write(comparison.dir, &format!("share-{at}"), names)?;
+        let transfer = Transfer::compare_listed(machine, comparison.tree, comparison.target_path, list.path());
+        self.read(&transfer, machine)
     }
 
     fn read(&self, transfer: &Transfer, machine: &Machine) -> Result<(Differences, u64), AgentError> {

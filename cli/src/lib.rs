@@ -60,7 +60,7 @@ enum Verb {
     Sync(verbs::sync::Sync),
     /// Report a GPU as lost; the standby keeps the data.
     Fail(verbs::fail::Fail),
-    /// Restore the data onto another GPU.
+    /// Restore the data onto another GPU, or put one path back onto the GPU that runs.
     Restore(verbs::restore::Restore),
     /// List what can be restored.
     Points(verbs::points::Points),

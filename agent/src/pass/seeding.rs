@@ -12,6 +12,7 @@ use crate::changes;
 use crate::error::AgentError;
 use crate::incoming::{Incoming, Start};
 use crate::inventory::{CACHES, SMALL, is_cached};
+use crate::name_list::NameList;
 use crate::rsync::Transfer;
 use crate::rsync_output::{MOST_NAMED, Tally, Totals};
 use crate::tree::{self, Census};
@@ -118,7 +119,7 @@ impl Listed {
 }
 
 impl Pass<'_> {
-    /// Fetches code and configuration, then large files, the newest first, then everything but caches.
+    /// Fetches what a person named, then code and configuration, then large files, the newest first, then everything but caches.
     pub(super) fn seed(&mut self, incoming: &mut Incoming) -> Result<Tally, AgentError> {
         let mut seeded = Tally::default();
         let listed = self.pull(&self.listing(incoming), |_| Ok(()))?;
@@ -133,11 +134,18 @@ impl Pass<'_> {
         let named = &listed.tally.named;
         let (large, caches) = sort(named.iter().filter_map(|(line, _)| Listed::read(line)));
         let backlog = (totals.files, totals.bytes);
-        if large.iter().map(|file| file.size).sum::<u64>() < WORTH_IT {
+        let first = &self.binding.bind.first;
+        if large.iter().map(|file| file.size).sum::<u64>() < WORTH_IT && first.is_empty() {
             self.begin_part(incoming, backlog, Part::All)?;
             return Ok(seeded);
         }
         incoming.start = Start::Resumed;
+        for path in first.clone() {
+            let list = NameList::write(self.dir, "first", [path.trim_end_matches('/').as_bytes()])?;
+            let (source, filters) = (&self.binding.bind.source_path, self.binding.filters());
+            let transfer = Transfer::pull_first(&self.machine, source, &filters, list.path(), &incoming.path);
+            self.part(incoming, backlog, Part::Some, &incoming.receive(transfer), &mut seeded)?;
+        }
         let code = [without_caches(), code_only(), vec![format!("--max-size={SMALL}")]].concat();
         self.part(incoming, backlog, Part::Some, &self.some(incoming, &code), &mut seeded)?;
         for names in batches(large) {

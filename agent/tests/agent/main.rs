@@ -13,6 +13,7 @@ mod hostile;
 mod kills;
 mod live;
 mod passes;
+mod put_back;
 mod random_trees;
 mod rescues;
 mod restores;

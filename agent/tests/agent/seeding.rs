@@ -4,10 +4,10 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use warmspare_domain::ids::Epoch;
-use warmspare_wire::agent::{PassActivity, Urgency};
+use warmspare_wire::agent::{PassActivity, RefusalKind, Request, Urgency};
 
 use crate::support::{
-    Machine, Standby, assert_same_tree, bound, count_files, eventually, grow_rich_tree, kill, noise, write,
+    Machine, Standby, assert_same_tree, bound, count_files, eventually, grow_rich_tree, kill, noise, refusal_of, write,
 };
 
 const FIRST: Epoch = Epoch::FIRST;
@@ -95,6 +95,47 @@ fn code_comes_first_then_the_newest_checkpoint_and_caches_last() {
     gpu.release();
     eventually("the pass ended", || (standby.status().points.count == 1).then_some(()));
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
+}
+
+#[test]
+fn what_a_person_named_comes_before_everything_else() {
+    let (mut gpu, standby) = bound();
+    grow_large_tree(&gpu);
+    let mut bind = standby.bind_request(&gpu, FIRST);
+    bind.first = vec!["runs/old.pt".into(), "not/there".into(), ".cache/pip/".into()];
+    standby.call(Request::Bind(bind));
+    gpu.wrap_rsync("", "hold");
+    gpu.hold();
+    standby.try_sync(FIRST, Urgency::Due, 0);
+    let there = |name: &str| standby.data.join("incoming").join(name).exists();
+    let named = ["runs/old.pt", ".cache/pip/wheel"];
+    // The list, then each of the three.
+    for arrived in [0, 1, 1, 2] {
+        gpu.wait_until_held();
+        for name in &named[..arrived] {
+            eventually(&format!("{name} arrived"), || there(name).then_some(()));
+        }
+        let early = named[arrived..].iter().chain(&["src/1.py", "runs/new.pt"]);
+        assert!(!early.clone().any(|name| there(name)), "{early:?}");
+        gpu.release_once();
+    }
+    gpu.release();
+    eventually("the pass ended", || (standby.status().points.count == 1).then_some(()));
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+    assert_eq!(standby.status().source.unwrap().first.len(), 3);
+}
+
+#[test]
+fn a_path_that_is_not_below_the_tree_cannot_be_named() {
+    let (gpu, standby) = bound();
+    for path in ["", "/etc", "../x"] {
+        let mut bind = standby.bind_request(&gpu, FIRST);
+        bind.first = vec!["src".into(), path.into()];
+        assert_eq!(
+            refusal_of(standby.call(Request::Bind(bind))).kind,
+            RefusalKind::BadRequest
+        );
+    }
 }
 
 #[test]

@@ -123,6 +123,60 @@ fn where_our_program_cannot_be_or_run_rsync_alone_restores() {
     }
 }
 
+/// Restores with `many/3` first while the rest is held, and answers whether it was told that it is there.
+fn restore_with_the_named_first(standby: &Standby, target: &Machine, epoch: Epoch, hold: impl FnOnce()) {
+    let there = |name: &str| target.tree().join(name).exists();
+    let mut request = standby.restore_request(target, epoch, 0);
+    request.first = vec!["many/3/".into(), "not/there".into()];
+    assert!(!there("many/3/3"));
+    fs::write(target.place.path().join("hold"), "").unwrap();
+    standby.call(Request::Restore(request));
+    hold();
+    let (at, started_at) = eventually("the named paths are told to be there", || {
+        match standby.status().restore {
+            RestoreActivity::Running {
+                first_there_at: Some(at),
+                started_at,
+                ..
+            } => Some((at, started_at)),
+            _ => None,
+        }
+    });
+    assert!(at >= started_at);
+    assert!(there("many/3/3") && there("many/3/297"), "told, and not there");
+    assert!(!there("many/0/0"), "everything came at once");
+    fs::remove_file(target.place.path().join("hold")).unwrap();
+    eventually("the restore ended", || {
+        matches!(standby.status().restore, RestoreActivity::Verified { .. }).then_some(())
+    });
+    assert_same_tree(&standby.newest_tree(), &target.tree());
+}
+
+#[test]
+fn what_a_person_named_is_there_first_over_streams_and_over_rsync() {
+    let (gpu, standby) = bound();
+    grow_many(&gpu.tree());
+    standby.pass(FIRST);
+    let streams = Machine::start(&[&standby.key()]);
+    let place = streams.place.path().display().to_string();
+    stand_in(
+        &streams,
+        &gpu,
+        &format!(
+            "[ $1 = restore-unpack ] && {{ all={place}/stream-$$; cat > $all; grep -q -a many/0/ $all && hold; \
+             $real \"$@\" < $all; exit; }}"
+        ),
+    );
+    restore_with_the_named_first(&standby, &streams, FIRST.next(), || {});
+    let mut rsync = Machine::start(&[&standby.key()]);
+    write(&rsync.tree().join(".warmspare"), "in the way");
+    rsync.wrap_rsync("hold", "");
+    restore_with_the_named_first(&standby, &rsync, FIRST.next().next(), || {
+        rsync.wait_until_held();
+        rsync.release_once();
+    });
+}
+
 #[test]
 fn a_stream_that_lies_or_breaks_is_made_good_by_rsync() {
     let (gpu, standby) = bound();

@@ -356,6 +356,7 @@ impl Standby {
             max_deleted_percent: 50,
             excludes: vec![],
             includes: vec![],
+            first: vec![],
             before_pass: String::new(),
             bandwidth_kib_per_s: 0,
             gpu: None,
@@ -423,6 +424,7 @@ impl Standby {
             point: PointChoice::Latest,
             target: target.host(),
             target_path: target.path(),
+            first: vec![],
             wait_ms,
             gpu: None,
         }

@@ -27,6 +27,10 @@ pub(crate) struct Configure {
     /// list; `none` empties it.
     #[arg(long = "include")]
     includes: Option<Vec<String>>,
+    /// Path below the directory that travels before all others, in a first pass and in a restore; may be given more than
+    /// once, and replaces the list; `none` empties it.
+    #[arg(long, value_name = "PATH")]
+    first: Option<Vec<String>>,
     /// Shell command that runs on the GPU, in the directory that is copied, before each pass; an empty one for none.
     #[arg(long, value_name = "COMMAND")]
     before_pass: Option<String>,
@@ -69,6 +73,7 @@ impl Configure {
         set("source_path", self.source_path.map(Value::from));
         set("excludes", self.excludes.map(patterns).transpose()?);
         set("includes", self.includes.map(patterns).transpose()?);
+        set("first", self.first.map(patterns).transpose()?);
         set("before_pass", self.before_pass.map(Value::from));
         set("lag_objective_s", self.lag_objective_s.map(Value::from));
         set("max_deleted_percent", self.max_deleted_percent.map(Value::from));

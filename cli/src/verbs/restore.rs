@@ -1,37 +1,55 @@
 //! `warmspare restore`
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 use warmspare_domain::association::PointChoice;
 use warmspare_domain::ids::GpuId;
+use warmspare_wire::agent::PutBackActivity;
 
 use super::words::text;
 use crate::client::{Api, print_json};
 
-/// Restore the data onto another GPU.
+/// How often a path that is put back is looked at.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Restore the data onto another GPU, or put one path back onto the GPU that runs.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("where").required(true).args(["onto", "rent", "path"])))]
 pub(crate) struct Restore {
     #[command(flatten)]
     api: Api,
     /// The GPU whose data it is.
     gpu: GpuId,
     /// Onto this GPU of yours (it may be the same one).
-    #[arg(long, conflicts_with = "rent", required_unless_present = "rent")]
+    #[arg(long)]
     onto: Option<GpuId>,
     /// Rent one like the lost one, for at most this many dollars an hour.
     #[arg(long, value_name = "DOLLARS_PER_HOUR")]
     rent: Option<f64>,
-    /// This recovery point instead of the newest: its id, or the name of a checkpoint.
+    /// Put only this file or directory back, onto the GPU that runs, and wait for it. What is there and differs stays.
+    #[arg(long)]
+    path: Option<String>,
+    /// With --path: put the recovery point's in the place of what is there and differs, which is moved below
+    /// .warmspare/replaced/ on the GPU.
+    #[arg(long, requires = "path", conflicts_with_all = ["onto", "rent"])]
+    replace: bool,
+    /// This recovery point instead of the newest (with --path: the newest that has it): its id, or the name of a
+    /// checkpoint.
     #[arg(long)]
     point: Option<PointChoice>,
 }
 
 impl Restore {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        let point = self.point.as_ref().map(ToString::to_string);
+        if let Some(path) = &self.path {
+            return self.put_back(path, point).await;
+        }
         let rent = self.rent.map(|dollars| json!({"max_dollars_per_hour": dollars}));
-        let wish = json!({"onto": self.onto, "rent": rent, "point": self.point.map(|point| point.to_string())});
+        let wish = json!({"onto": self.onto, "rent": rent, "point": point});
         let view: Value = self
             .api
             .post(&format!("/v1/associations/{}/restore", self.gpu), &wish)
@@ -46,5 +64,31 @@ impl Restore {
             );
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    async fn put_back(&self, path: &str, point: Option<String>) -> anyhow::Result<ExitCode> {
+        let place = format!("/v1/associations/{}/put-back", self.gpu);
+        let wish = json!({"path": path, "point": point, "replace": self.replace});
+        let mut job: PutBackActivity = self.api.post(&place, &wish).await?;
+        while let PutBackActivity::Running { .. } = job {
+            eprintln!("{job}");
+            tokio::time::sleep(LOOK_AGAIN).await;
+            job = self.api.get(&place).await?;
+        }
+        if self.api.json {
+            print_json(&job)?;
+        } else {
+            println!("{job}");
+        }
+        Ok(match job {
+            PutBackActivity::Verified { kept: 0, .. } => ExitCode::SUCCESS,
+            PutBackActivity::Verified { .. } => {
+                eprintln!("--replace puts the recovery point's in their place, and keeps them aside");
+                ExitCode::FAILURE
+            }
+            PutBackActivity::Failed { .. } | PutBackActivity::Running { .. } | PutBackActivity::Never => {
+                ExitCode::FAILURE
+            }
+        })
     }
 }

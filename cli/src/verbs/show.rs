@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::Value;
 use warmspare_domain::ids::GpuId;
 use warmspare_domain::units::Bytes;
-use warmspare_wire::agent::{Progress, RescueActivity, RestoreActivity, Watcher};
+use warmspare_wire::agent::{Progress, PutBackActivity, RescueActivity, RestoreActivity, Watcher};
 
 use super::words::{exit_code, lag, point, text};
 use crate::client::{Api, print_json};
@@ -51,9 +51,22 @@ impl Show {
             );
         }
         match serde_json::from_value::<RestoreActivity>(view["restore"].clone()) {
-            Ok(RestoreActivity::Running { step, progress, .. }) => println!("restore          {step}, {progress}"),
+            Ok(RestoreActivity::Running {
+                step,
+                progress,
+                first_there_at,
+                ..
+            }) => {
+                println!("restore          {step}, {progress}");
+                if let Some(at) = first_there_at {
+                    println!("                 what was to come first is there since {at}, not verified yet");
+                }
+            }
             Ok(RestoreActivity::Failed { message, .. }) => println!("restore          failed: {message}"),
             Ok(RestoreActivity::Verified { .. } | RestoreActivity::Never) | Err(_) => {}
+        }
+        if let Ok(job) = serde_json::from_value::<PutBackActivity>(view["put_back"].clone()) {
+            println!("put back         {job}");
         }
         if let Some(words) = rescue(&view["rescue"]) {
             println!("rescue           {words}");

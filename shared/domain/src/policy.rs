@@ -15,6 +15,9 @@ pub struct Policy {
     /// rsync patterns that are copied although an exclude fits them, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub includes: Vec<String>,
+    /// Paths below [`Self::source_path`] that travel before all others, in this order: in a first pass, and in a restore.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first: Vec<String>,
     /// A shell command that runs on the GPU, in the directory that is copied, before each pass; empty for none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub before_pass: String,

@@ -69,6 +69,8 @@ pub struct BoundSource {
     pub excludes: Vec<String>,
     /// Patterns that are copied all the same.
     pub includes: Vec<String>,
+    /// Paths that travel before all others.
+    pub first: Vec<String>,
     /// The command before each pass.
     pub before_pass: String,
     /// The share of deleted files at which a pass halts.
@@ -159,6 +161,7 @@ pub fn rebuild(remains: &Remains, policy: &Policy, now: Timestamp) -> Result<Ass
         a.policy.source_path.clone_from(&source.path);
         a.policy.excludes.clone_from(&source.excludes);
         a.policy.includes.clone_from(&source.includes);
+        a.policy.first.clone_from(&source.first);
         a.policy.before_pass.clone_from(&source.before_pass);
         a.policy.max_deleted_percent = source.max_deleted_percent;
     }

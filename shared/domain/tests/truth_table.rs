@@ -1251,7 +1251,7 @@ fn guards_halt_by_name_and_a_person_resumes() {
 #[test]
 fn every_rule_that_the_agent_must_know_is_told_to_it_anew() {
     type Change = fn(&mut Policy);
-    let rows: [(&str, Change, bool); 8] = [
+    let rows: [(&str, Change, bool); 9] = [
         ("source_path", |p| p.source_path = "/data".to_owned(), true),
         ("excludes", |p| p.excludes.clear(), true),
         ("includes", |p| p.includes.push("keep.tmp".to_owned()), true),
@@ -1264,12 +1264,25 @@ fn every_rule_that_the_agent_must_know_is_told_to_it_anew() {
             false,
         ),
         ("max_disk_gb", |p| p.max_disk_gb = 500, false),
+        ("first", |p| p.first.push("src".to_owned()), false),
     ];
     for (name, change, told) in rows {
         let mut wish = policy();
         change(&mut wish);
         let next = after(&protected(), &Event::PolicyChanged(Box::new(wish)));
         assert_eq!(next.standby.binding == Binding::Stale, told, "{name}");
+    }
+}
+
+#[test]
+fn what_travels_first_is_told_anew_only_while_a_first_pass_is_to_come() {
+    let mut wish = policy();
+    wish.first.push("runs/best.pt".to_owned());
+    for (before, told) in [(seeding(), true), (protected(), false), (holding(), false)] {
+        let next = after(&before, &Event::PolicyChanged(Box::new(wish.clone())));
+        let phase = before.phase.name();
+        assert_eq!(next.epoch != before.epoch, told, "{phase}");
+        assert_eq!(next.policy.first, ["runs/best.pt"], "{phase}");
     }
 }
 

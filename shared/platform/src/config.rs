@@ -279,6 +279,11 @@ pub const SETTINGS: &[Setting] = &[
         "rsync patterns that are copied although an exclude fits them, too",
     ),
     setting(
+        "first",
+        "none",
+        "paths below source_path that travel before all others, in a first pass and in a restore",
+    ),
+    setting(
         "before_pass",
         "no command",
         "shell command on the GPU, in source_path, before each pass: a database dump, for example",
@@ -399,6 +404,7 @@ impl Config {
                 source_path: read.checked("source_path", "/workspace", check_path),
                 excludes: read.list_or("excludes", &Policy::DEFAULT_EXCLUDES),
                 includes: read.list_or("includes", &[]),
+                first: read.checked_list("first", check_below),
                 before_pass: read.checked("before_pass", "", check_command),
                 lag_objective: read.seconds("lag_objective_s", Policy::DEFAULT_LAG_OBJECTIVE),
                 max_deleted_percent: read.bounded("max_deleted_percent", Policy::DEFAULT_MAX_DELETED_PERCENT, 1..=100),
@@ -618,6 +624,19 @@ pub fn check_path(text: &str) -> Result<(), String> {
         Err("it must not climb with `..`: use the directory itself, such as /workspace".to_owned())
     } else if matches!(text.trim_end_matches('/'), "" | "/root" | "~") {
         Err("do not copy / or /root: a restore would break the new GPU's SSH keys. Use /workspace".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+/// A path below the synced directory.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub fn check_below(text: &str) -> Result<(), String> {
+    let plain = text.split('/').all(|part| !matches!(part, "." | ".."));
+    if text.is_empty() || text.starts_with('/') || !plain || text.chars().any(char::is_control) {
+        Err("write it as it lies below source_path, such as src or runs/best.pt".to_owned())
     } else {
         Ok(())
     }

@@ -31,6 +31,7 @@ pub(crate) fn fixture(contract: u64) -> Association {
         source_path: "/workspace".to_owned(),
         excludes: vec!["*.tmp".to_owned()],
         includes: Vec::new(),
+        first: Vec::new(),
         before_pass: String::new(),
         lag_objective: Policy::DEFAULT_LAG_OBJECTIVE,
         max_deleted_percent: Policy::DEFAULT_MAX_DELETED_PERCENT,

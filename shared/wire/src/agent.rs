@@ -53,6 +53,8 @@ pub enum Request {
     Rescue(Rescue),
     /// Starts pushing a recovery point to a host and verifying it there, or reports the push under way.
     Restore(Restore),
+    /// Starts putting one path of a recovery point back onto the GPU that is bound, or reports the job under way.
+    PutBack(PutBack),
     /// Lets one key pull one recovery point, read-only, until an instant.
     AuthorizeDownload(AuthorizeDownload),
 }
@@ -77,6 +79,9 @@ pub struct Bind {
     /// rsync patterns that are copied although an exclude fits them, too.
     #[serde(default, skip_serializing_if = "is_default")]
     pub includes: Vec<String>,
+    /// Paths below the directory that travel before all others in a first pass, in this order.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub first: Vec<String>,
     /// A shell command that runs on the GPU, in the directory that is copied, before each pass; empty for none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub before_pass: String,
@@ -176,11 +181,42 @@ pub struct Restore {
     pub target: Host,
     /// The directory there. Nothing that is already there and not in the recovery point is touched.
     pub target_path: String,
+    /// Paths in the recovery point that travel before all others, in this order.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub first: Vec<String>,
     /// How long the answer may wait for the job to end, in milliseconds. The job itself goes on regardless.
     pub wait_ms: u64,
     /// Which GPU the target is; only remembered, for whoever lost the record of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuId>,
+}
+
+/// See [`Request::PutBack`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutBack {
+    /// Refused unless it is the epoch bound, and when a restore under a later one was accepted.
+    pub epoch: Epoch,
+    /// A file or a directory with all that is in it, below the directory that is copied.
+    pub path: String,
+    /// Which recovery point; without one the newest that has the path.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub point: Option<PointChoice>,
+    /// What becomes of a file that is there and differs.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub existing: Existing,
+    /// How long the answer may wait for the job to end, in milliseconds. The job itself goes on regardless.
+    pub wait_ms: u64,
+}
+
+/// What becomes of a file that is there and differs from the recovery point's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Existing {
+    /// It stays as it is, and is counted.
+    #[default]
+    Keep,
+    /// It makes room, and is moved below `.warmspare/replaced/` on the GPU.
+    Replace,
 }
 
 /// See [`Request::Compare`].
@@ -234,7 +270,7 @@ pub enum Outcome {
         /// The standby's public key, one OpenSSH line.
         public_key: String,
     },
-    /// To [`Request::Bind`], [`Request::Sync`], [`Request::Rescue`], [`Request::Status`] and [`Request::Restore`].
+    /// To [`Request::Bind`], [`Request::Sync`], [`Request::Rescue`], [`Request::Status`], [`Request::Restore`] and [`Request::PutBack`].
     Status(Box<Status>),
     /// To [`Request::RecoveryPoints`].
     RecoveryPoints(Vec<RecoveryPoint>),
@@ -328,6 +364,9 @@ pub struct Status {
     /// The last rescue, if there ever was one.
     #[serde(default)]
     pub rescue: RescueActivity,
+    /// The last path that was put back onto the GPU, if there ever was one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub put_back: PutBackActivity,
     /// What passes put on the wire.
     #[serde(default)]
     pub traffic: Traffic,
@@ -393,6 +432,9 @@ pub struct Source {
     /// rsync patterns that are copied all the same.
     #[serde(default, skip_serializing_if = "is_default")]
     pub includes: Vec<String>,
+    /// Paths that travel before all others.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub first: Vec<String>,
     /// The command that runs before each pass; empty for none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub before_pass: String,
@@ -718,6 +760,9 @@ pub enum RestoreActivity {
         started_at: Timestamp,
         /// How far the step is.
         progress: Progress,
+        /// Since when all that was to travel first is there, not verified yet: whoever needs no more can begin to work.
+        #[serde(default, skip_serializing_if = "is_default")]
+        first_there_at: Option<Timestamp>,
     },
     /// Done, and every file of the recovery point was read back and equals it by checksum.
     Verified {
@@ -743,6 +788,92 @@ pub enum RestoreActivity {
         /// For a person.
         message: String,
     },
+}
+
+/// Whether a path is, or was, put back onto the GPU.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PutBackActivity {
+    /// Never asked for.
+    #[default]
+    Never,
+    /// Copying or verifying.
+    Running {
+        /// The path.
+        path: String,
+        /// Which recovery point.
+        point: RecoveryPointId,
+        /// Where it stands.
+        step: RestoreStep,
+        /// How far the step is.
+        progress: Progress,
+    },
+    /// Done, and everything at the path was read back.
+    Verified {
+        /// The path.
+        path: String,
+        /// Which recovery point.
+        point: RecoveryPointId,
+        /// When it ended.
+        ended_at: Timestamp,
+        /// Regular files at the path in the recovery point.
+        files: u64,
+        /// Their size.
+        bytes: Bytes,
+        /// What is there, differs from the recovery point, and was kept.
+        kept: u64,
+        /// Where on the GPU lies what made room, below the directory that is copied; `None` when nothing did.
+        #[serde(default, skip_serializing_if = "is_default")]
+        replaced: Option<String>,
+    },
+    /// It ended without success. What arrived stays, and is used when it is asked for again.
+    Failed {
+        /// The path.
+        path: String,
+        /// When it ended.
+        at: Timestamp,
+        /// For a person.
+        message: String,
+    },
+}
+
+impl Display for PutBackActivity {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => f.write_str("nothing yet"),
+            Self::Running {
+                path,
+                point,
+                step,
+                progress,
+            } => write!(f, "{path} of {point}: {step}, {progress}"),
+            Self::Verified {
+                path,
+                point,
+                files,
+                bytes,
+                kept,
+                replaced,
+                ..
+            } => {
+                if *kept > 0 {
+                    return write!(
+                        f,
+                        "{path}: what was missing is there as in {point}; {kept} entries were there before, differ, and stay as they are"
+                    );
+                }
+                write!(
+                    f,
+                    "{path} is there as in {point}: {files} files ({bytes}) were read on both sides"
+                )?;
+                match replaced {
+                    None => Ok(()),
+                    Some(aside) => write!(f, "; what made room is on the GPU in {aside}"),
+                }
+            }
+            Self::Failed { path, message, .. } => write!(f, "{path} failed: {message}"),
+        }
+    }
 }
 
 /// Whether the disk of a paused GPU is, or was, pulled through its provider. Each names the loss it was for.

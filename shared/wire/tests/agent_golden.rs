@@ -12,10 +12,11 @@ use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::{AssociationId, Epoch, GpuId, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{
-    Accept, Answer, AuthorizeDownload, Bind, Binding, Call, Change, ChangeKind, Compare, Comparison, DiskSpace, Halt,
-    Host, InMotion, Live, Missed, Outcome, Partial, PassActivity, PassFailure, PassFailureKind, PassReport, PassScope,
-    PointChoice, Points, Progress, RecoveryPoint, Refusal, RefusalKind, Request, Rescue, RescueActivity, Restore,
-    RestoreActivity, RestoreStep, RestoreTarget, Source, Status, Sync, Traffic, Urgency, Watcher,
+    Accept, Answer, AuthorizeDownload, Bind, Binding, Call, Change, ChangeKind, Compare, Comparison, DiskSpace,
+    Existing, Halt, Host, InMotion, Live, Missed, Outcome, Partial, PassActivity, PassFailure, PassFailureKind,
+    PassReport, PassScope, PointChoice, Points, Progress, PutBack, PutBackActivity, RecoveryPoint, Refusal,
+    RefusalKind, Request, Rescue, RescueActivity, Restore, RestoreActivity, RestoreStep, RestoreTarget, Source, Status,
+    Sync, Traffic, Urgency, Watcher,
 };
 
 const AT: Timestamp = Timestamp::from_millis(1_795_441_530_250);
@@ -56,6 +57,7 @@ fn calls() -> Vec<Call> {
             max_deleted_percent: 50,
             excludes: vec!["/cache/".into()],
             includes: vec![],
+            first: vec![],
             before_pass: String::new(),
             bandwidth_kib_per_s: 20_000,
             gpu: None,
@@ -73,6 +75,7 @@ fn calls() -> Vec<Call> {
             point: PointChoice::Latest,
             target: host(),
             target_path: "/workspace".into(),
+            first: vec![],
             wait_ms: 0,
             gpu: None,
         }),
@@ -149,6 +152,7 @@ fn full_status() -> Status {
             step: RestoreStep::Verifying,
             started_at: AT,
             progress,
+            first_there_at: None,
         },
         disk: DiskSpace {
             total: Bytes(100),
@@ -157,6 +161,7 @@ fn full_status() -> Status {
         watcher: Watcher::Unknown,
         missed: Missed::default(),
         live_until: None,
+        put_back: PutBackActivity::Never,
         rescue: RescueActivity::Complete {
             loss: AT,
             point: RecoveryPointId::at(AT),
@@ -197,6 +202,7 @@ fn binds_and_restores(bind: impl Fn(Bind) -> Bind, restore: impl Fn(Restore) -> 
         | Request::RecoveryPoints
         | Request::Compare(_)
         | Request::Rescue(_)
+        | Request::PutBack(_)
         | Request::AuthorizeDownload(_) => None,
     };
     calls().into_iter().filter_map(changed).map(Call::new).collect()
@@ -211,6 +217,7 @@ fn status_with_source() -> Answer {
             path: "/workspace".into(),
             excludes: vec!["*.tmp".into()],
             includes: vec![],
+            first: vec![],
             before_pass: String::new(),
             max_deleted_percent: 50,
         }),
@@ -482,6 +489,7 @@ fn fields_that_came_with_checkpoints_are_written_and_read_as_ever() {
         path: "/workspace".into(),
         excludes: vec!["*.tmp".into()],
         includes: vec!["/keep.tmp".into()],
+        first: vec![],
         before_pass: "./dump.sh".into(),
         max_deleted_percent: 50,
     };
@@ -494,4 +502,73 @@ fn fields_that_came_with_checkpoints_are_written_and_read_as_ever() {
         Answer::new(Outcome::RecoveryPoints(vec![named])),
     ];
     check("agent-checkpoints-1.json", &(calls, answers));
+}
+
+#[test]
+fn paths_that_travel_first_or_are_put_back_are_written_and_read_as_ever() {
+    let first = || vec!["src".to_owned(), "runs/best.pt".to_owned()];
+    let mut calls = binds_and_restores(
+        |bind| Bind { first: first(), ..bind },
+        |restore| Restore {
+            first: first(),
+            ..restore
+        },
+    );
+    let put_back = |point, existing| {
+        Call::new(Request::PutBack(PutBack {
+            epoch: Epoch::FIRST,
+            path: "runs/best.pt".into(),
+            point,
+            existing,
+            wait_ms: 5000,
+        }))
+    };
+    calls.push(put_back(None, Existing::Keep));
+    calls.push(put_back(Some(PointChoice::Latest), Existing::Replace));
+    let point = RecoveryPointId::at(AT);
+    let progress = Progress::default();
+    let path = || "runs/best.pt".to_owned();
+    let restoring = Status {
+        restore: RestoreActivity::Running {
+            epoch: Epoch::FIRST.next(),
+            point: point.clone(),
+            step: RestoreStep::Copying,
+            started_at: AT,
+            progress,
+            first_there_at: Some(AT),
+        },
+        ..full_status()
+    };
+    let jobs = [
+        PutBackActivity::Running {
+            path: path(),
+            point: point.clone(),
+            step: RestoreStep::Verifying,
+            progress,
+        },
+        PutBackActivity::Verified {
+            path: path(),
+            point,
+            ended_at: AT,
+            files: 3,
+            bytes: Bytes(1000),
+            kept: 1,
+            replaced: Some(".warmspare/replaced/x".into()),
+        },
+        PutBackActivity::Failed {
+            path: path(),
+            at: AT,
+            message: "the disk is full".into(),
+        },
+    ];
+    let statuses = jobs.map(|put_back| Status {
+        put_back,
+        ..full_status()
+    });
+    let answers: Vec<Answer> = [restoring]
+        .into_iter()
+        .chain(statuses)
+        .map(|status| Answer::new(Outcome::Status(Box::new(status))))
+        .collect();
+    check("agent-put-back-1.json", &(calls, answers));
 }

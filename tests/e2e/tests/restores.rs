@@ -9,8 +9,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::json;
 use warmspare_e2e::{
-    Stage, await_phase, await_view, created, failed, fast, newest_point_directory, next_point, play, running_gpu, tree,
-    until, warmspare, word,
+    Stage, await_phase, await_view, created, failed, fast, newest_point_directory, next_point, play, protected_gpu,
+    running_gpu, tree, until, warmspare, word,
 };
 
 /// A tree with everything that a file system can hold and training does.
@@ -221,6 +221,93 @@ fn what_arrived_before_a_gpu_was_lost_in_its_first_pass_is_downloaded() {
                 let words = String::from_utf8_lossy(&output.stderr).into_owned();
                 assert!(!output.status.success() && words.contains(why), "{refused:?}: {words}");
             }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_deleted_path_is_put_back_while_the_gpu_runs_and_later_ones_stay_as_they_are() {
+    play(fast(), |stage| {
+        Box::pin(async move {
+            let gpu = protected_gpu(stage).await?;
+            let workspace = stage.workspace(gpu)?;
+            let name = gpu.to_string();
+            fs::create_dir_all(workspace.join("runs"))?;
+            for file in ["best.pt", "notes"] {
+                fs::write(workspace.join("runs").join(file), "of this morning")?;
+            }
+            let point = next_point(stage, gpu).await?;
+            let point = word(&point["id"]);
+            fs::remove_file(workspace.join("runs/best.pt"))?;
+            fs::write(workspace.join("runs/notes"), "written since")?;
+            next_point(stage, gpu).await?;
+
+            let output = warmspare(stage, &["restore", &name, "--path", "runs/", "--point", point]).await?;
+            let (out, err) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+            assert_eq!(output.status.code(), Some(1), "{out}{err}");
+            assert!(
+                out.contains("1 entries were there before, differ, and stay as they are"),
+                "{out}{err}"
+            );
+            assert!(err.contains("--replace"), "{err}");
+            let read = |file: &str| fs::read_to_string(workspace.join("runs").join(file));
+            assert_eq!(
+                (read("best.pt")?, read("notes")?),
+                ("of this morning".into(), "written since".into())
+            );
+
+            let words = ["restore", &name, "--path", "runs/notes", "--point", point, "--replace"];
+            let output = warmspare(stage, &words).await?;
+            let out = String::from_utf8(output.stdout)?;
+            assert!(output.status.success(), "{out}");
+            assert_eq!(read("notes")?, "of this morning");
+            let (_, aside) = out.split_once("on the GPU in ").expect(&out);
+            let aside = workspace.join(aside.trim()).join("runs/notes");
+            assert_eq!(fs::read_to_string(aside)?, "written since");
+
+            for (words, expected) in [
+                (
+                    vec!["restore", &name, "--path", "runs/none"],
+                    "none has anything at \"runs/none\"",
+                ),
+                (vec!["restore", &name, "--path", "/etc/passwd"], "below source_path"),
+                (vec!["restore", &name, "--replace", "--rent", "0.5"], "--rent"),
+                (vec!["restore", &name], "--path"),
+            ] {
+                let output = warmspare(stage, &words).await?;
+                let err = String::from_utf8(output.stderr)?;
+                assert!(!output.status.success() && err.contains(expected), "{words:?}: {err}");
+            }
+            failed(stage, gpu).await?;
+            let output = warmspare(stage, &["restore", &name, "--path", "runs"]).await?;
+            let err = String::from_utf8(output.stderr)?;
+            assert!(err.contains("is lost") && err.contains("download"), "{err}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn what_was_named_to_come_first_is_told_to_the_agent_and_may_change_once_the_gpu_is_lost() {
+    play(fast(), |stage| {
+        Box::pin(async move {
+            let gpu = protected_gpu(stage).await?;
+            let name = gpu.to_string();
+            let output = warmspare(stage, &["configure", &name, "--first", "/abs"]).await?;
+            assert!(String::from_utf8(output.stderr)?.contains("below source_path"));
+            failed(stage, gpu).await?;
+            await_phase(stage, gpu, &["holding"]).await?;
+            let words = ["configure", &name, "--first", "src", "--first", "runs/best.pt"];
+            assert!(warmspare(stage, &words).await?.status.success());
+            let target = running_gpu(stage).await?;
+            let onto = ["restore", &name, "--onto", &target.to_string()];
+            assert!(warmspare(stage, &onto).await?.status.success());
+            let view = await_view(stage, gpu, "the data on the new GPU", |view| {
+                word(&view["gpu"]) == format!("vast-{target}")
+            })
+            .await?;
+            assert_eq!(view["policy"]["first"], json!(["src", "runs/best.pt"]));
             Ok(())
         })
     });

@@ -348,7 +348,8 @@ pub(super) fn change_policy(a: &mut Association, policy: &Policy) -> Reason {
                 && a.policy.before_pass == policy.before_pass
                 && a.policy.max_deleted_percent == policy.max_deleted_percent
                 && a.policy.bandwidth_kib_per_s == policy.bandwidth_kib_per_s;
-            if !same_source {
+            let first_pass_is_to_come = matches!(a.phase, Phase::Provisioning | Phase::Seeding);
+            if !same_source || (first_pass_is_to_come && a.policy.first != policy.first) {
                 relearn_source(a);
             }
             a.policy = policy.clone();

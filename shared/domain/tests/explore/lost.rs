@@ -223,6 +223,7 @@ fn source(agent: &Agent, agents: Agents) -> BoundSource {
         path: "/workspace".to_owned(),
         excludes: Vec::new(),
         includes: Vec::new(),
+        first: Vec::new(),
         before_pass: String::new(),
         max_deleted_percent: 50,
     }

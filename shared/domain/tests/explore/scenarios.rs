@@ -219,6 +219,7 @@ fn one_zone() -> Policy {
         source_path: "/workspace".to_owned(),
         excludes: Vec::new(),
         includes: Vec::new(),
+        first: Vec::new(),
         before_pass: String::new(),
         lag_objective: Policy::DEFAULT_LAG_OBJECTIVE,
         max_deleted_percent: Policy::DEFAULT_MAX_DELETED_PERCENT,

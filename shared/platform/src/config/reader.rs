@@ -160,6 +160,17 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
+    /// A list of what passes a check; `none` is the empty one.
+    pub(super) fn checked_list(&mut self, name: &str, check: fn(&str) -> Result<(), String>) -> Vec<String> {
+        let items = self.list_or(name, &[]);
+        for item in &items {
+            if let Err(fix) = check(item) {
+                self.wrong(name, &format!("`{}` cannot be used: {fix}", item.escape_default()));
+            }
+        }
+        items
+    }
+
     pub(super) fn path(&mut self, name: &str) -> Option<PathBuf> {
         self.text(name).map(PathBuf::from)
     }

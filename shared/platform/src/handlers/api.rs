@@ -25,6 +25,7 @@ mod body;
 pub mod change;
 mod costs;
 mod doctor;
+mod put_back;
 
 pub(super) use body::Body;
 use change::PolicyChange;
@@ -55,6 +56,10 @@ pub fn router(app: App) -> Router {
         .route("/v1/associations/{gpu}/accept-source", post(accept_source))
         .route("/v1/associations/{gpu}/fail", post(fail))
         .route("/v1/associations/{gpu}/restore", post(restore))
+        .route(
+            "/v1/associations/{gpu}/put-back",
+            get(put_back::look).post(put_back::start),
+        )
         .route("/v1/associations/{gpu}/download", post(download))
         .route("/v1/associations/{gpu}/release", post(release))
         .route("/v1/rebuild", post(rebuild::rebuild))

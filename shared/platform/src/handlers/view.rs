@@ -7,8 +7,8 @@ use warmspare_domain::ids::{AssociationId, Epoch, GpuId, StandbyName, Zone};
 use warmspare_domain::policy::Policy;
 use warmspare_domain::units::{Bytes, MicroUsd, Timestamp};
 use warmspare_wire::agent::{
-    Missed, PassActivity, PassFailure, PassReport, Progress, RecoveryPoint, RescueActivity, RestoreActivity, Status,
-    Traffic, Watcher,
+    Missed, PassActivity, PassFailure, PassReport, Progress, PutBackActivity, RecoveryPoint, RescueActivity,
+    RestoreActivity, Status, Traffic, Watcher,
 };
 
 use crate::pulse::Pulse;
@@ -50,6 +50,8 @@ pub struct AssociationView {
     pub pass: Option<ProgressView>,
     /// The restore job.
     pub restore: Option<RestoreActivity>,
+    /// The last path that was put back onto the GPU.
+    pub put_back: Option<PutBackActivity>,
     /// What was fetched from the disk of the GPU when it was lost last, or why nothing was.
     pub rescue: Option<RescueActivity>,
     /// Free space on the data disk.
@@ -162,6 +164,9 @@ impl AssociationView {
             restore: status
                 .map(|status| status.restore.clone())
                 .filter(|restore| *restore != RestoreActivity::Never),
+            put_back: status
+                .map(|status| status.put_back.clone())
+                .filter(|put_back| *put_back != PutBackActivity::Never),
             rescue: status
                 .map(|status| status.rescue.clone())
                 .filter(|rescue| *rescue != RescueActivity::Never),

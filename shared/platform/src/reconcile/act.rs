@@ -84,6 +84,7 @@ impl Reconciler {
                     point: point.clone(),
                     target: self.host(host),
                     target_path: a.policy.source_path.clone(),
+                    first: a.policy.first.clone(),
                     wait_ms: millis(self.settings.pass_wait),
                     gpu: Some(*target),
                 };
@@ -146,6 +147,7 @@ impl Reconciler {
             max_deleted_percent: a.policy.max_deleted_percent,
             excludes: a.policy.excludes.clone(),
             includes: a.policy.includes.clone(),
+            first: a.policy.first.clone(),
             before_pass: a.policy.before_pass.clone(),
             bandwidth_kib_per_s: a.policy.bandwidth_kib_per_s,
             gpu: Some(gpu),

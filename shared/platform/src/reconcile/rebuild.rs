@@ -315,6 +315,7 @@ fn standby_remains(row: LabelledStandby, endpoint: &Endpoint, status: &Status) -
             path: source.path.clone(),
             excludes: source.excludes.clone(),
             includes: source.includes.clone(),
+            first: source.first.clone(),
             before_pass: source.before_pass.clone(),
             max_deleted_percent: source.max_deleted_percent,
         }),

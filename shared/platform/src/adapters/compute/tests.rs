@@ -252,6 +252,7 @@ fn association() -> Association {
         source_path: "/workspace".into(),
         excludes: Vec::new(),
         includes: Vec::new(),
+        first: Vec::new(),
         before_pass: String::new(),
         lag_objective: Policy::DEFAULT_LAG_OBJECTIVE,
         max_deleted_percent: 50,

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use warmspare_domain::policy::{Failover, Policy, SupersededGpu, WhenDeletedAtVast};
 use warmspare_domain::units::{MicroUsd, Seconds};
 
-use crate::config::{check_command, check_path};
+use crate::config::{check_below, check_command, check_path};
 
 /// A change of the rules.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -16,6 +16,8 @@ pub struct PolicyChange {
     pub excludes: Option<Vec<String>>,
     /// See [`Policy::includes`].
     pub includes: Option<Vec<String>>,
+    /// See [`Policy::first`].
+    pub first: Option<Vec<String>>,
     /// See [`Policy::before_pass`].
     pub before_pass: Option<String>,
     /// See [`Policy::lag_objective`].
@@ -75,6 +77,12 @@ impl PolicyChange {
                 ));
             }
             setting.clone_from(patterns);
+        }
+        if let Some(paths) = &self.first {
+            for path in paths {
+                check_below(path).map_err(|fix| format!("first `{}` cannot be used: {fix}", path.escape_default()))?;
+            }
+            next.first.clone_from(paths);
         }
         if let Some(command) = &self.before_pass {
             check_command(command).map_err(|fix| format!("before_pass cannot be used: {fix}"))?;

@@ -1,0 +1,253 @@
+//! Putting one path of a recovery point back onto the GPU that runs.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+
+use warmspare_domain::ids::Epoch;
+use warmspare_wire::agent::{
+    Existing, Outcome, PointChoice, PutBack, PutBackActivity, RecoveryPoint, RefusalKind, Request,
+};
+
+use crate::support::{
+    Machine, Standby, assert_same_tree, bound, eventually, grow_rich_tree, is_root, kill, noise, refusal_of, run,
+    set_mtime, status_of, write,
+};
+
+const FIRST: Epoch = Epoch::FIRST;
+
+fn of(path: &str) -> PutBack {
+    PutBack {
+        epoch: FIRST,
+        path: path.into(),
+        point: None,
+        existing: Existing::Keep,
+        wait_ms: 30_000,
+    }
+}
+
+fn ask(standby: &Standby, request: PutBack) -> Outcome {
+    standby.call(Request::PutBack(request))
+}
+
+fn put_back(standby: &Standby, request: PutBack) -> PutBackActivity {
+    status_of(ask(standby, request)).put_back
+}
+
+/// The counts of a job that ended well: files, and what was kept; and where lies what was replaced.
+fn verified(activity: PutBackActivity) -> (u64, u64, Option<String>) {
+    match activity {
+        PutBackActivity::Verified {
+            files, kept, replaced, ..
+        } => (files, kept, replaced),
+        other => panic!("not verified: {other:#?}"),
+    }
+}
+
+fn failed(activity: PutBackActivity) -> String {
+    match activity {
+        PutBackActivity::Failed { message, .. } => message,
+        other => panic!("not failed: {other:#?}"),
+    }
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+/// A GPU with a rich tree in `runs`, copied, then lost on the GPU, which the newest recovery point shows.
+fn deleted() -> (Machine, Standby, RecoveryPoint) {
+    let (gpu, standby) = bound();
+    grow_rich_tree(&gpu.tree().join("runs"));
+    for n in 0..60 {
+        write(&gpu.tree().join(format!("else/{n}")), "as it was");
+    }
+    let whole = standby.pass(FIRST).points.latest.unwrap();
+    run(Command::new("rm").arg("-rf").arg(gpu.tree().join("runs")), b"");
+    for n in 0..30 {
+        write(&gpu.tree().join(format!("else/{n}")), "went on");
+    }
+    standby.pass(FIRST);
+    (gpu, standby, whole)
+}
+
+#[test]
+fn a_deleted_directory_comes_back_whole_from_the_newest_point_that_has_it() {
+    let (gpu, standby, whole) = deleted();
+    let (files, kept, replaced) = verified(put_back(&standby, of("runs/")));
+    assert!(files > 3, "{files}");
+    assert_eq!((kept, replaced), (0, None));
+    let copy = standby.point_tree(&whole).join("runs");
+    assert_same_tree(&copy, &gpu.tree().join("runs"));
+    assert_eq!(text(&gpu.tree().join("else/1")), "went on");
+    let put = match standby.status().put_back {
+        PutBackActivity::Verified { point, .. } => point,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(put, whole.id);
+    standby.pass(FIRST);
+    assert_same_tree(&gpu.tree(), &standby.newest_tree());
+}
+
+#[test]
+fn a_single_file_comes_back_into_a_directory_that_is_gone() {
+    let (gpu, standby) = bound();
+    let model = noise(3 << 20);
+    write(&gpu.tree().join("a/b/model.pt"), &model);
+    write(&gpu.tree().join("a/b/other"), "x");
+    write(&gpu.tree().join("rest"), "x");
+    standby.pass(FIRST);
+    run(Command::new("rm").arg("-rf").arg(gpu.tree().join("a")), b"");
+    assert_eq!(verified(put_back(&standby, of("a/b/model.pt"))), (1, 0, None));
+    assert!(fs::read(gpu.tree().join("a/b/model.pt")).unwrap() == model);
+    assert!(!gpu.tree().join("a/b/other").exists());
+    let waiting = fs::read_dir(gpu.tree().join(".warmspare/put-back")).unwrap();
+    assert_eq!(waiting.count(), 0);
+}
+
+#[test]
+fn what_is_there_and_differs_stays_unless_it_is_to_make_room_and_then_it_lies_aside() {
+    let (gpu, standby) = bound();
+    for (name, content) in [("d/mine", "old"), ("d/gone", "old"), ("d/same size", "good")] {
+        write(&gpu.tree().join(name), content);
+    }
+    set_mtime(&gpu.tree().join("d/same size"), 1_795_441_530, 7);
+    let old = standby.pass(FIRST).points.latest.unwrap();
+    fs::remove_file(gpu.tree().join("d/gone")).unwrap();
+    write(&gpu.tree().join("d/mine"), "written since");
+    write(&gpu.tree().join("d/same size"), "evil");
+    set_mtime(&gpu.tree().join("d/same size"), 1_795_441_530, 7);
+    write(&gpu.tree().join("d/new"), "only here");
+
+    let (files, kept, replaced) = verified(put_back(&standby, of("d")));
+    assert_eq!((files, kept, replaced), (3, 2, None));
+    let read = |name: &str| text(&gpu.tree().join("d").join(name));
+    assert_eq!(
+        ["mine", "gone", "same size", "new"].map(read),
+        ["written since", "old", "evil", "only here"]
+    );
+
+    let (files, kept, aside) = verified(put_back(
+        &standby,
+        PutBack {
+            point: Some(PointChoice::Id(old.id)),
+            existing: Existing::Replace,
+            ..of("d")
+        },
+    ));
+    assert_eq!((files, kept), (3, 0));
+    assert_eq!(
+        ["mine", "gone", "same size", "new"].map(read),
+        ["old", "old", "good", "only here"]
+    );
+    let aside = gpu.tree().join(aside.expect("something made room")).join("d");
+    assert_eq!(text(&aside.join("mine")), "written since");
+    assert_eq!(text(&aside.join("same size")), "evil");
+    // What lies aside is the user's to look at, and no part of what is copied.
+    standby.pass(FIRST);
+    assert!(!standby.newest_tree().join(".warmspare").exists());
+}
+
+#[test]
+fn only_what_is_in_a_recovery_point_and_below_its_root_is_put_back() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("a"), "x");
+    symlink("/etc", gpu.tree().join("link")).unwrap();
+    assert_eq!(standby.status().put_back, PutBackActivity::Never);
+    let nothing = refusal_of(ask(&standby, of("a")));
+    assert_eq!(nothing.kind, RefusalKind::NoRecoveryPoint);
+    standby.pass(FIRST);
+    for path in ["b", "a/b", "link/passwd"] {
+        let refusal = refusal_of(ask(&standby, of(path)));
+        assert_eq!(refusal.kind, RefusalKind::NoRecoveryPoint, "{path}");
+        assert!(refusal.message.contains(path), "{}", refusal.message);
+    }
+    for path in ["", "/etc/passwd", "../a", "a/../../b", "a\0b"] {
+        let refusal = refusal_of(ask(&standby, of(path)));
+        assert_eq!(refusal.kind, RefusalKind::BadRequest, "{path:?}");
+    }
+    let later = PutBack {
+        epoch: FIRST.next(),
+        ..of("a")
+    };
+    assert_eq!(refusal_of(ask(&standby, later)).kind, RefusalKind::StaleEpoch);
+    assert_eq!(standby.status().put_back, PutBackActivity::Never);
+    // The link itself is a path like any other.
+    fs::remove_file(gpu.tree().join("link")).unwrap();
+    verified(put_back(&standby, of("link")));
+    assert_eq!(fs::read_link(gpu.tree().join("link")).unwrap(), Path::new("/etc"));
+}
+
+#[test]
+fn once_another_gpu_is_restored_nothing_goes_back_to_the_old_one() {
+    let (gpu, standby, _) = deleted();
+    let target = Machine::start(&[&standby.key()]);
+    standby.restore(&target, FIRST.next());
+    assert_eq!(refusal_of(ask(&standby, of("runs"))).kind, RefusalKind::StaleEpoch);
+    assert!(!gpu.tree().join("runs").exists());
+}
+
+#[test]
+fn a_killed_job_says_so_and_goes_on_when_it_is_asked_for_again() {
+    let (mut gpu, standby, whole) = deleted();
+    gpu.wrap_rsync("hold", "");
+    gpu.hold();
+    let started = PutBack {
+        wait_ms: 0,
+        ..of("runs")
+    };
+    put_back(&standby, started.clone());
+    gpu.wait_until_held();
+    let PutBackActivity::Running { path, point, .. } = put_back(&standby, started) else {
+        panic!("{:?}", standby.status().put_back);
+    };
+    assert_eq!((path.as_str(), &point), ("runs", &whole.id));
+    standby.workers().into_iter().for_each(kill);
+    let message = eventually("the kill is told", || match standby.status().put_back {
+        PutBackActivity::Failed { message, .. } => Some(message),
+        _ => None,
+    });
+    assert!(message.contains("ask for it again"), "{message}");
+    write(&gpu.tree().join(".warmspare/put-back/.model.pt.Xy12ab"), "half");
+    gpu.release();
+    verified(put_back(&standby, of("runs")));
+    assert_same_tree(&standby.point_tree(&whole).join("runs"), &gpu.tree().join("runs"));
+    assert!(!gpu.tree().join(".warmspare/put-back/.model.pt.Xy12ab").exists());
+}
+
+#[test]
+fn what_a_guard_halted_over_can_be_put_back() {
+    let (gpu, standby) = bound();
+    for n in 0..40 {
+        write(&gpu.tree().join(format!("d/{n}")), "x");
+    }
+    standby.pass(FIRST);
+    fs::remove_dir_all(gpu.tree().join("d")).unwrap();
+    write(&gpu.tree().join("left"), "x");
+    assert!(standby.sync(FIRST).halt.is_some());
+    assert_eq!(verified(put_back(&standby, of("d"))).0, 40);
+    assert!(gpu.tree().join("d/39").exists());
+}
+
+#[test]
+fn a_gpu_whose_disk_is_full_is_named() {
+    if !is_root() {
+        eprintln!("SKIPPED: a small disk for the GPU needs root");
+        return;
+    }
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("d/large"), noise(8 << 20));
+    standby.pass(FIRST);
+    fs::remove_file(gpu.tree().join("d/large")).unwrap();
+    let small = ["-t", "tmpfs", "-o", "size=4m", "none"];
+    let mounted = run(Command::new("mount").args(small).arg(gpu.tree()), b"");
+    assert!(mounted.status.success(), "{mounted:?}");
+    let message = failed(put_back(&standby, of("d")));
+    run(Command::new("umount").arg(gpu.tree()), b"");
+    let host = gpu.host();
+    assert!(
+        message.contains(&format!("the disk of {}:{} is full", host.address, host.port)),
+        "{message}"
+    );
+}
