@@ -35,6 +35,8 @@ demo: build ## Play the whole story on this machine
 demo-fast: build ## The same within a minute
 	./target/debug/warmspare demo --fast
 
+# Most tests wait for other programs: two for each core keep it busy.
+test: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 test: build ## Run every test but the long ones
 	$(CARGO) test --locked --workspace --no-fail-fast
 	./tests/startup/run.sh
