@@ -92,18 +92,20 @@ impl<'a> Pass<'a> {
     pub fn run(mut self, watching: &mut Watching) -> Result<PassReport, AgentError> {
         reserve::take(self.dir)?;
         self.dir.note_pass(&self.under_way)?;
-        let connection = self.machine.connect()?;
+        // A worker's session with the watcher may be older than a connection that was just made.
+        let had_session = watching.observer().is_some();
+        let kept = self.machine.connect()? == Connection::Kept || had_session;
         self.command_failed = self.prepare_source()?;
         let dir = self.dir;
-        let attempt = |pass: &mut Self| match (pass.attempt(watching), connection) {
-            // The kept connection may have died with the GPU's last life: once more over a fresh one.
-            (Err(AgentError::Unreachable { .. }), Connection::Kept) => {
+        let attempt = |pass: &mut Self| match pass.attempt(watching) {
+            // What was kept may have died with the GPU's last life: once more over a fresh connection.
+            Err(AgentError::Unreachable { .. }) if kept => {
                 watching.hang_up();
                 pass.machine.disconnect();
                 pass.machine.connect()?;
                 pass.attempt(watching)
             }
-            (outcome, _) => outcome,
+            outcome => outcome,
         };
         let outcome = space::on_a_full_disk(dir, &mut self, attempt, Self::size_of_source);
         match &outcome {

@@ -1,5 +1,6 @@
 //! The network goes away and comes back: a machine in a network namespace of its own, behind a cable that can be pulled.
 
+use std::fs;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use warmspare_wire::agent::{PassActivity, PassFailureKind, RestoreActivity, Urge
 
 use crate::kills::{Kept, change_something, check_points};
 use crate::support::{
-    Dice, Machine, Standby, assert_same_tree, eventually, is_root, noise, read_tree, status_of, write,
+    self, Dice, Machine, Standby, assert_same_tree, eventually, is_root, kill, noise, read_tree, status_of, write,
 };
 
 const FIRST: Epoch = Epoch::FIRST;
@@ -207,4 +208,28 @@ fn a_restore_that_was_cut_off_resumes_and_verifies() {
     for (name, entry) in point.iter().filter(|(name, _)| !name.is_empty()) {
         assert_eq!(restored.get(name), Some(entry), "{}", String::from_utf8_lossy(name));
     }
+}
+
+/// A GPU gives so little notice that its last pass must not fail over a connection that died before it.
+#[test]
+fn a_last_gasp_pass_does_not_stumble_over_a_session_whose_connection_was_lost() {
+    let (mut gpu, standby) = support::bound();
+    gpu.wrap_rsync("hold", "");
+    write(&gpu.tree().join("a"), "1");
+    standby.pass(FIRST);
+    write(&gpu.tree().join("a"), "last words");
+    // The next worker opens a connection of its own, and its session with the watcher outlives the pass that fails.
+    standby.connections().into_iter().for_each(kill);
+    gpu.hold();
+    standby.try_sync(FIRST, Urgency::Due, 0);
+    gpu.wait_until_held();
+    standby.try_sync(FIRST, Urgency::LastGasp, 0);
+    standby.connections().into_iter().for_each(kill);
+    gpu.release();
+    eventually("the last worker ended", || standby.workers().is_empty().then_some(()));
+    assert_eq!(standby.status().last_failure, None);
+    assert_eq!(
+        fs::read_to_string(standby.newest_tree().join("a")).unwrap(),
+        "last words"
+    );
 }
