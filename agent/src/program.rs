@@ -16,7 +16,8 @@ use crate::ssh::Machine;
 const PUSH: &str = "exec /bin/sh -c 'unset CDPATH; umask 077; IFS= read -r p || exit 91; IFS= read -r n || exit 91; \
     IFS= read -r s || exit 91; cd \"$p\" || exit 92; [ ! -L .warmspare ] && mkdir -p -m 755 .warmspare && cd .warmspare || exit 92; \
     rm -f .agent-*; t=.agent-$$; \
-    cat > \"$t\" && [ \"$(wc -c < \"$t\")\" -eq \"$s\" ] && chmod 700 \"$t\" && mv -f \"$t\" \"$n\" || { rm -f \"$t\"; exit 93; }; \
+    cat > \"$t\" && [ \"$(wc -c < \"$t\")\" -eq \"$s\" ] && chmod 700 \"$t\" && mv -f \"$t\" \"$n\" || { [ -e \"$t\" ] || exit 94; \
+    rm -f \"$t\"; exit 93; }; \
     ln -sf \"$n\" agent; for f in agent-*; do [ \"$f\" = \"$n\" ] || rm -f \"$f\"; done'";
 
 const LOOK: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && IFS= read -r n && cd \"$p\" || exit 92; \
@@ -89,7 +90,12 @@ pub fn push(machine: &Machine, path: &str, name: &str) -> Result<(), NotPushed> 
     let program = fs::read(SELF).map_err(|error| AgentError::io("read our own program", error))?;
     let mut input = format!("{path}\n{name}\n{}\n", program.len()).into_bytes();
     input.extend(program);
-    match machine.run(PUSH, &input) {
+    let pushed = match machine.run(PUSH, &input) {
+        // Another attempt, whose end nobody waits for any more, cleared it away.
+        Ok(Finished { code: Some(94), .. }) => machine.run(PUSH, &input),
+        pushed => pushed,
+    };
+    match pushed {
         Ok(Finished { code: Some(0), .. }) => Ok(()),
         Ok(Finished { code: Some(code), .. }) => Err(NotPushed::Refused(format!(
             "our program cannot be put into the tree's .warmspare directory (exit code {code})"
