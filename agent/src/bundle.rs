@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::attributes::{self, Attributes};
 use crate::frame::write_frame;
 use crate::inventory::{Entry, Kind};
+use crate::tree::Finder;
 
 /// What comes before an entry's content. The name is the frame's tail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,19 +86,21 @@ impl Item {
 
 /// Writes entries of one tree into a stream.
 #[derive(Debug)]
-pub struct Packer<'a> {
-    tree: &'a Path,
+pub struct Packer {
+    tree: Finder,
     first_names: HashMap<(u64, u64), Vec<u8>>,
 }
 
-impl<'a> Packer<'a> {
+impl Packer {
     /// A packer for this tree.
-    #[must_use]
-    pub fn new(tree: &'a Path) -> Self {
-        Self {
-            tree,
+    ///
+    /// # Errors
+    /// When there is no such tree.
+    pub fn new(tree: &Path) -> io::Result<Self> {
+        Ok(Self {
+            tree: Finder::below(tree)?,
             first_names: HashMap::new(),
-        }
+        })
     }
 
     /// Packs one entry.
@@ -105,22 +108,21 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// When it cannot be read as it was listed, or nobody takes it.
     pub fn pack(&mut self, entry: &Entry, to: &mut impl Write) -> io::Result<()> {
-        let path = self.path(entry);
         match entry.kind {
             Kind::Directory => {
-                let extended = attributes::extended(&open(&path, OFlags::DIRECTORY)?)?;
+                let extended = attributes::extended(&self.open(&entry.name, OFlags::DIRECTORY)?)?;
                 write_frame(to, &head(entry, Item::Directory, extended), &entry.name)
             }
             Kind::Link => {
-                let target = fs::read_link(&path)?.into_os_string().as_encoded_bytes().to_vec();
+                let target = self.tree.read_link(path_of(&entry.name))?;
                 write_frame(to, &head(entry, Item::Link { target }, Vec::new()), &entry.name)
             }
-            Kind::File => self.pack_file(entry, &path, to),
+            Kind::File => self.pack_file(entry, to),
         }
     }
 
-    fn pack_file(&mut self, entry: &Entry, path: &Path, to: &mut impl Write) -> io::Result<()> {
-        let mut file = open(path, OFlags::empty())?;
+    fn pack_file(&mut self, entry: &Entry, to: &mut impl Write) -> io::Result<()> {
+        let mut file = self.open(&entry.name, OFlags::empty())?;
         if entry.twin {
             let found = file.metadata()?;
             let identity = (found.dev(), found.ino());
@@ -156,8 +158,8 @@ impl<'a> Packer<'a> {
     ///
     /// # Errors
     /// As [`Self::pack`].
-    pub fn begin_large(&self, entry: &Entry, part: &str, from: u64, to: &mut impl Write) -> io::Result<File> {
-        let mut file = open(&self.path(entry), OFlags::empty())?;
+    pub fn begin_large(&mut self, entry: &Entry, part: &str, from: u64, to: &mut impl Write) -> io::Result<File> {
+        let mut file = self.open(&entry.name, OFlags::empty())?;
         let item = Item::Large {
             size: entry.size,
             from,
@@ -172,8 +174,8 @@ impl<'a> Packer<'a> {
     ///
     /// # Errors
     /// As [`Self::pack`].
-    pub fn pack_root(&self, to: &mut impl Write) -> io::Result<()> {
-        let root = open(self.tree, OFlags::DIRECTORY)?;
+    pub fn pack_root(&mut self, to: &mut impl Write) -> io::Result<()> {
+        let root = self.open(b"", OFlags::DIRECTORY)?;
         let head = Head {
             item: Item::Directory,
             attributes: Attributes::of(&root)?,
@@ -181,8 +183,8 @@ impl<'a> Packer<'a> {
         write_frame(to, &head, b"")
     }
 
-    fn path(&self, entry: &Entry) -> PathBuf {
-        self.tree.join(OsStr::from_bytes(&entry.name))
+    fn open(&mut self, name: &[u8], more: OFlags) -> io::Result<File> {
+        self.tree.open(path_of(name), OFlags::RDONLY | more)
     }
 }
 
@@ -209,12 +211,8 @@ fn head(entry: &Entry, item: Item, extended: Vec<(Vec<u8>, Vec<u8>)>) -> Head {
     Head { item, attributes }
 }
 
-fn open(path: &Path, more: OFlags) -> io::Result<File> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | more).bits();
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.cast_signed())
-        .open(path)
+fn path_of(name: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(name))
 }
 
 /// Where a file has data: offset and length.

@@ -1,19 +1,22 @@
 //! The paths of a dirty pass: what rsync is to look at, and what became of it. Nothing here walks a whole tree.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+use rustix::fs::Mode;
 
 use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::marker::MARKER_DIRECTORY;
 use crate::process::{self, Finished};
 use crate::rsync_output::{Seen, Tally};
-use crate::tree::{self, PARTIAL};
+use crate::tree::{self, Finder, Node, PARTIAL, Spot};
 
 /// Copying one file beside itself without its content, or filtering a few directories.
 const MOMENT: Duration = Duration::from_secs(600);
@@ -22,10 +25,10 @@ const MOMENT: Duration = Duration::from_secs(600);
 #[must_use]
 pub fn fit(base: &Path, paths: &[PathBuf]) -> bool {
     let listed: BTreeSet<&Path> = paths.iter().map(PathBuf::as_path).collect();
-    let mut directories = BTreeMap::new();
-    paths.iter().all(|path| {
-        parents(path).all(|parent| listed.contains(parent) || is_directory_in(base, parent, &mut directories))
-    })
+    let mut base = Directories::of(base);
+    paths
+        .iter()
+        .all(|path| parents(path).all(|parent| listed.contains(parent) || base.have(parent)))
 }
 
 /// Leaves out what lies in directories that the user excludes. rsync itself judges every name that it is given, but not the
@@ -42,11 +45,11 @@ pub fn without_excluded(
     if filters.is_empty() {
         return Ok(paths);
     }
-    let mut directories = BTreeMap::new();
+    let mut base = Directories::of(base);
     let new: BTreeSet<PathBuf> = paths
         .iter()
         .flatten_parents()
-        .filter(|parent| !is_directory_in(base, parent, &mut directories))
+        .filter(|parent| !base.have(parent))
         .map(Path::to_owned)
         .collect();
     if new.is_empty() {
@@ -62,10 +65,11 @@ pub fn without_excluded(
 /// # Errors
 /// When a directory cannot be read or changed.
 pub fn clear_replaced(tree: &Path, paths: &[PathBuf], replaced: &[PathBuf]) -> io::Result<()> {
-    let listed: BTreeSet<PathBuf> = paths.iter().map(|path| tree.join(path)).collect();
+    let listed: BTreeSet<&Path> = paths.iter().map(PathBuf::as_path).collect();
+    let mut finder = Finder::below(tree)?;
     for path in replaced {
-        if found(tree, path).is_some_and(|found| found.is_dir()) {
-            tree::retain(&tree.join(path), &|path| listed.contains(path))?;
+        if finder.node(path)?.is_some_and(|found| found.is_directory()) {
+            tree::retain(tree, path, &|path| listed.contains(path))?;
         }
     }
     Ok(())
@@ -77,11 +81,10 @@ pub fn clear_replaced(tree: &Path, paths: &[PathBuf], replaced: &[PathBuf]) -> i
 /// When a directory cannot be read.
 pub fn with_remains(base: &Path, paths: &[PathBuf], replaced: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
     let mut all = paths.to_vec();
+    let mut finder = Finder::below(base)?;
     for path in replaced {
-        if found(base, path).is_some_and(|found| found.is_dir()) {
-            tree::each(&base.join(path), &mut |below| {
-                all.extend(below.strip_prefix(base).map(Path::to_owned));
-            })?;
+        if finder.node(path)?.is_some_and(|found| found.is_directory()) {
+            tree::each(base, path, &mut |below| all.push(below.to_owned()))?;
         }
     }
     all.sort();
@@ -109,19 +112,16 @@ fn copied_directories(
     let place = dir.file("filter");
     tree::remove(&place).map_err(io)?;
     let (all, copied) = (place.join("all"), place.join("copied"));
-    for path in [&all, &copied]
-        .into_iter()
-        .cloned()
-        .chain(new.iter().map(|path| all.join(path)))
-    {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(io)?;
+    for path in [&place, &all, &copied] {
+        fs::DirBuilder::new().mode(0o700).create(path).map_err(io)?;
+    }
+    let root = tree::open_root(&all).map_err(io)?;
+    for path in new {
+        tree::make_directory(root.as_fd(), path, Mode::RWXU).map_err(io)?;
     }
     rsync_here(&[], filters, &all, &copied)?.success(DOING)?;
-    let found = new.iter().filter(|path| copied.join(path).is_dir()).cloned().collect();
+    let mut there = Directories::of(&copied);
+    let found = new.iter().filter(|path| there.have(path)).cloned().collect();
     tree::remove(&place).map_err(io)?;
     Ok(found)
 }
@@ -190,8 +190,8 @@ pub fn write_list(dir: &DataDir, paths: &[PathBuf]) -> Result<PathBuf, AgentErro
 pub fn clear_partials(tree: &Path, paths: &[PathBuf]) -> io::Result<()> {
     let places: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
     for place in places {
-        if let Some(partial) = tree::inside(tree, &place.join(PARTIAL)) {
-            tree::remove(&partial)?;
+        if let Some(partial) = Spot::of(tree, &place.join(PARTIAL))? {
+            partial.clear()?;
         }
     }
     Ok(())
@@ -218,55 +218,56 @@ pub struct Difference {
 /// When a directory cannot be read.
 pub fn difference(base: &Path, new: &Path, paths: &[PathBuf]) -> io::Result<Difference> {
     let mut sum = Difference::default();
+    let (mut old, mut now) = (Finder::below(base)?, Finder::below(new)?);
     let mut gone: Option<&Path> = None;
     for path in paths.iter().filter(|path| !path.as_os_str().is_empty()) {
         if gone.is_some_and(|gone| path.starts_with(gone)) {
             continue;
         }
-        let (before, after) = (found(base, path), found(new, path));
-        if before.as_ref().is_some_and(Metadata::is_dir) && !after.as_ref().is_some_and(Metadata::is_dir) {
-            let lost = tree::census(&base.join(path))?;
+        let (before, after) = (old.node(path)?, now.node(path)?);
+        let is_directory = |found: Option<Node>| found.is_some_and(|found| found.is_directory());
+        if is_directory(before) && !is_directory(after) {
+            let lost = tree::census_below(base, path)?;
             sum.files_before += lost.files;
             sum.bytes_before += lost.bytes.0;
             sum.deleted += lost.files;
             gone = Some(path);
         }
-        let (was, is) = (is_file(before.as_ref()), is_file(after.as_ref()));
+        let is_file = |found: Option<Node>| found.is_some_and(|found| found.is_file());
+        let (was, is) = (is_file(before), is_file(after));
         sum.files_before += u64::from(was);
         sum.files_after += u64::from(is);
         sum.deleted += u64::from(was && !is);
-        sum.bytes_before += tree::counted(before.as_ref());
-        sum.bytes_after += tree::counted(after.as_ref());
+        sum.bytes_before += before.map_or(0, |found| found.counted());
+        sum.bytes_after += after.map_or(0, |found| found.counted());
     }
     Ok(sum)
-}
-
-fn found(tree: &Path, path: &Path) -> Option<Metadata> {
-    fs::symlink_metadata(tree::inside(tree, path)?).ok()
 }
 
 /// Whether there is a regular file at a path in a tree.
 #[must_use]
 pub fn is_regular(tree: &Path, path: &Path) -> bool {
-    is_file(found(tree, path).as_ref())
+    found(tree, path).is_some_and(|found| found.is_file())
 }
 
 /// Whether any of the paths is a file that has other names in a tree: what is written through one is told of that one only.
 #[must_use]
 pub fn have_twins(tree: &Path, paths: &[PathBuf]) -> bool {
-    let is_twin = |found: Metadata| found.is_file() && found.nlink() > 1;
-    paths.iter().any(|path| found(tree, path).is_some_and(is_twin))
+    let is_twin = |found: Node| found.is_file() && found.has_other_names();
+    let mut finder = Finder::below(tree).ok();
+    let mut found = |path| finder.as_mut()?.node(path).ok().flatten();
+    paths.iter().any(|path| found(path).is_some_and(is_twin))
 }
 
 /// Whether two trees have the same file at a path, as far as size and time tell.
 #[must_use]
 pub fn is_same(one: &Path, other: &Path, path: &Path) -> bool {
-    let version = |tree| found(tree, path).map(|found| (found.len(), found.mtime(), found.mtime_nsec()));
+    let version = |tree| found(tree, path).map(|found| (found.size(), found.modified()));
     version(one) == version(other)
 }
 
-fn is_file(found: Option<&Metadata>) -> bool {
-    found.is_some_and(Metadata::is_file)
+fn found(tree: &Path, path: &Path) -> Option<Node> {
+    Spot::of(tree, path).ok()??.node().ok()?
 }
 
 /// The directories that hold a path, without the root.
@@ -274,10 +275,27 @@ fn parents(path: &Path) -> impl Iterator<Item = &Path> {
     path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty())
 }
 
-fn is_directory_in<'a>(base: &Path, path: &'a Path, known: &mut BTreeMap<&'a Path, bool>) -> bool {
-    *known
-        .entry(path)
-        .or_insert_with(|| found(base, path).is_some_and(|found| found.is_dir()))
+/// The directories of a tree, each looked at once.
+struct Directories<'a> {
+    tree: Option<Finder>,
+    known: BTreeMap<&'a Path, bool>,
+}
+
+impl<'a> Directories<'a> {
+    fn of(tree: &Path) -> Self {
+        Self {
+            tree: Finder::below(tree).ok(),
+            known: BTreeMap::new(),
+        }
+    }
+
+    fn have(&mut self, path: &'a Path) -> bool {
+        let Self { tree, known } = self;
+        *known.entry(path).or_insert_with(|| {
+            let found = tree.as_mut().and_then(|tree| tree.node(path).ok().flatten());
+            found.is_some_and(|found| found.is_directory())
+        })
+    }
 }
 
 /// Counts the changes of a full scan that a watcher had not told of: `told` before or while the scan ran.

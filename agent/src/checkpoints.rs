@@ -6,7 +6,6 @@
 //! - Whoever waits hears of it only after that recovery point is durable. Who is cut off hears it from the next pass.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +15,7 @@ use warmspare_domain::units::Timestamp;
 use crate::error::AgentError;
 use crate::marker::MARKER_DIRECTORY;
 use crate::ssh::Machine;
-use crate::tree;
+use crate::tree::{self, Finder};
 
 /// The version of [`Wanted`].
 pub const SCHEMA: u32 = 1;
@@ -103,7 +102,9 @@ impl Wanted {
     /// Why this tree does not hold it as it was.
     #[must_use]
     pub fn differs(&self, tree: &Path) -> Option<String> {
-        let differs = self.files.iter().find(|file| !file.is_in(tree))?;
+        let mut tree = Finder::below(tree).ok();
+        let mut is_in = |file: &&NamedFile| tree.as_mut().is_some_and(|tree| file.is_in(tree));
+        let differs = self.files.iter().find(|file| !is_in(file))?;
         Some(format!(
             "{} is not in the copy as it was when the checkpoint was named: it changed since, cannot be read, or is excluded",
             differs.path
@@ -112,11 +113,9 @@ impl Wanted {
 }
 
 impl NamedFile {
-    fn is_in(&self, root: &Path) -> bool {
-        let found = tree::inside(root, Path::new(&self.path)).and_then(|path| fs::symlink_metadata(path).ok());
-        found.is_some_and(|found| {
-            found.is_file() && found.len() == self.size && (found.mtime(), found.mtime_nsec()) == self.modified
-        })
+    fn is_in(&self, tree: &mut Finder) -> bool {
+        let found = tree.node(Path::new(&self.path)).ok().flatten();
+        found.is_some_and(|found| found.is_file() && found.size() == self.size && found.modified() == self.modified)
     }
 }
 

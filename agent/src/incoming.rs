@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,11 +14,13 @@ use crate::process;
 use crate::recovery_points::{self, Sharing, discard, is_directory, make_subvolume, tree_of};
 use crate::rsync::Transfer;
 use crate::state::{IncomingFile, PointFile, Touched};
-use crate::tree::{self, PARTIAL};
+use crate::tree::{self, PARTIAL, Spot};
 use crate::watch::protocol::Cursor;
 
 /// Putting one file or directory back; the largest takes its copying time.
 const COPY_LIMIT: Duration = Duration::from_secs(3600);
+
+const PUT_BACK: &str = "put back a file's last good version";
 
 /// `incoming/`, ready for rsync.
 #[derive(Debug)]
@@ -117,32 +120,22 @@ impl Incoming {
     pub fn put_back(&self, names: &[PathBuf]) -> Result<Vec<PathBuf>, AgentError> {
         let mut lost = Vec::new();
         for name in names {
-            let Some(here) = tree::inside(&self.path, name) else {
-                lost.push(name.clone());
-                continue;
-            };
-            let before = self.base.as_deref().and_then(|base| tree::inside(base, name));
-            let before = before.filter(|path| fs::symlink_metadata(path).is_ok());
-            self.put_back_one(before.as_deref(), &here)?;
+            match Spot::of(&self.path, name).map_err(on_the_disk)? {
+                Some(here) => self.put_back_one(name, &here)?,
+                None => lost.push(name.clone()),
+            }
         }
         Ok(lost)
     }
 
-    fn put_back_one(&self, before: Option<&Path>, here: &Path) -> Result<(), AgentError> {
-        const DOING: &str = "put back a file's last good version";
-        let io = |error| AgentError::io(DOING, error);
-        let found = fs::symlink_metadata(here).ok();
-        let is_directory = found.as_ref().is_some_and(fs::Metadata::is_dir);
+    fn put_back_one(&self, name: &Path, here: &Spot) -> Result<(), AgentError> {
+        let found = here.node().map_err(on_the_disk)?;
         // Written in place, a file that broke off is neither old nor new. Elsewhere rsync never let it become visible.
-        if found.is_some() && !is_directory && !self.may_write_in_place() {
+        if found.is_some_and(|found| !found.is_directory()) && !self.may_write_in_place() {
             return Ok(());
         }
-        if is_directory {
-            tree::remove(here).map_err(io)?;
-        } else if found.is_some() {
-            fs::remove_file(here).map_err(io)?;
-        }
-        let Some(before) = before else {
+        here.clear().map_err(on_the_disk)?;
+        let Some(before) = self.version_of_base(name).map_err(on_the_disk)? else {
             return Ok(());
         };
         let share = match self.sharing {
@@ -152,11 +145,19 @@ impl Incoming {
         let done = process::run(
             Command::new("cp")
                 .args(["--archive", "--no-target-directory", share, "--"])
-                .args([before, here]),
+                .args([before.path(), here.path()]),
             b"",
             COPY_LIMIT,
         )?;
-        done.success(DOING).map(drop)
+        done.success(PUT_BACK).map(drop)
+    }
+
+    fn version_of_base(&self, name: &Path) -> io::Result<Option<Spot>> {
+        let Some(base) = &self.base else { return Ok(None) };
+        let Some(spot) = Spot::of(base, name)? else {
+            return Ok(None);
+        };
+        Ok(spot.node()?.map(|_| spot))
     }
 
     fn disarm(&mut self) -> Result<(), AgentError> {
@@ -171,6 +172,10 @@ impl Incoming {
             (Sharing::HardLinks, None) => Ok(()),
         }
     }
+}
+
+fn on_the_disk(error: io::Error) -> AgentError {
+    AgentError::io(PUT_BACK, error)
 }
 
 /// Where what arrived of a first pass lies, while that is all there is.

@@ -1,13 +1,11 @@
 //! What a recovery point holds, listed once: what has to travel, in which order, and in which shares it is verified.
 
 use std::collections::HashMap;
-use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::tree::{self, Walk};
+use crate::tree::{self, Node, Walk};
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,26 +98,25 @@ impl Entry {
         }
     }
 
-    fn of(name: &[u8], found: &Metadata) -> Option<Self> {
-        let kind = found.file_type();
-        let kind = if kind.is_dir() {
+    fn of(name: &[u8], found: &Node) -> Option<Self> {
+        let kind = if found.is_directory() {
             Kind::Directory
-        } else if kind.is_file() {
+        } else if found.is_file() {
             Kind::File
-        } else if kind.is_symlink() {
+        } else if found.is_link() {
             Kind::Link
         } else {
             return None;
         };
-        let size = if kind == Kind::File { found.len() } else { 0 };
+        let size = if kind == Kind::File { found.size() } else { 0 };
         Some(Self {
             name: name.into(),
             kind,
             size,
-            mode: found.mode() & 0o7777,
-            owner: (found.uid(), found.gid()),
-            modified: (found.mtime(), found.mtime_nsec()),
-            sparse: kind == Kind::File && tree::has_holes(found),
+            mode: found.mode(),
+            owner: found.owner(),
+            modified: found.modified(),
+            sparse: kind == Kind::File && found.has_holes(),
             twin: false,
         })
     }
@@ -133,15 +130,15 @@ pub fn list(root: &Path) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     let mut names_of: HashMap<(u64, u64), u32> = HashMap::new();
     let mut identities = Vec::new();
-    tree::walk(root, &mut |path, found| {
-        let name = path.strip_prefix(root).unwrap_or(path).as_os_str().as_bytes();
+    tree::walk(root, &mut |found| {
+        let name = found.path.as_os_str().as_bytes();
         if name == b".warmspare" {
             return Ok(Walk::Pass);
         }
-        if let Some(entry) = Entry::of(name, found) {
+        if let Some(entry) = Entry::of(name, found.node) {
             // A recovery point may share its files with its neighbours: only two names in the same tree make twins.
-            if entry.kind == Kind::File && found.nlink() > 1 {
-                let identity = (found.dev(), found.ino());
+            if entry.kind == Kind::File && found.node.has_other_names() {
+                let identity = found.node.identity();
                 *names_of.entry(identity).or_default() += 1;
                 identities.push((entries.len(), identity));
             }

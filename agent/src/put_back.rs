@@ -4,7 +4,7 @@
 //! Nothing on the GPU is lost: what is there and differs stays, or is moved below `.warmspare/replaced/` when the caller wants the
 //! recovery point's in its place. Passes go on meanwhile, and see each file whole or not at all.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::rsync::{Placing, Transfer, Transferred};
 use crate::source;
 use crate::ssh::Machine;
 use crate::state::{self, PUT_BACK_LOCK, PutBackFile, PutBackProof, PutBackStage, REQUEST_LOCK};
-use crate::tree::{self, Census};
+use crate::tree::{self, Census, Finder, Node};
 use crate::wish::Wish;
 use crate::worker::Worker;
 
@@ -85,25 +85,33 @@ fn is_same(one: &PutBack, other: &PutBack) -> bool {
 
 /// The recovery point that is meant; where none is named, the newest that has the path: it was deleted, so later ones have not.
 fn choose(dir: &DataDir, request: &PutBack) -> Result<RecoveryPointId, AgentError> {
-    let has = |id: &RecoveryPointId| place(&tree_of(dir, id), &request.path).is_some();
-    let (found, wanted) = match &request.point {
-        Some(choice) => {
-            let id = recovery_points::choose(dir, choice)?.point.id;
-            let wanted = format!("{id} has nothing at {:?}", request.path);
-            (Some(id).filter(has), wanted)
+    let path = &request.path;
+    if let Some(choice) = &request.point {
+        let id = recovery_points::choose(dir, choice)?.point.id;
+        return match find(dir, &id, path)? {
+            Some(_) => Ok(id),
+            None => Err(AgentError::NoRecoveryPoint {
+                wanted: format!("{id} has nothing at {path:?}"),
+            }),
+        };
+    }
+    for point in recovery_points::list(dir)?.into_iter().rev() {
+        if find(dir, &point.point.id, path)?.is_some() {
+            return Ok(point.point.id);
         }
-        None => {
-            let ids = recovery_points::list(dir)?.into_iter().map(|point| point.point.id);
-            (ids.rev().find(has), format!("none has anything at {:?}", request.path))
-        }
-    };
-    found.ok_or(AgentError::NoRecoveryPoint { wanted })
+    }
+    Err(AgentError::NoRecoveryPoint {
+        wanted: format!("none has anything at {path:?}"),
+    })
 }
 
 /// What lies at a path in a recovery point; never through a symbolic link, for a GPU chose where it leads.
-fn place(tree: &Path, path: &str) -> Option<PathBuf> {
-    let relative = tree::below(path.as_bytes(), &[])?;
-    tree::inside(tree, &relative).filter(|path| fs::symlink_metadata(path).is_ok())
+fn find(dir: &DataDir, id: &RecoveryPointId, path: &str) -> Result<Option<Node>, AgentError> {
+    let found = match tree::below(path.as_bytes(), &[]) {
+        Some(path) => Finder::below(&tree_of(dir, id)).and_then(|mut tree| tree.node(&path)),
+        None => Ok(None),
+    };
+    found.map_err(|error| AgentError::io("look into a recovery point", error))
 }
 
 /// The job as the world is told.
@@ -196,8 +204,8 @@ impl<'a> Run<'a> {
     fn new(dir: &'a DataDir, lock: &'a File, job: &'a PutBackFile) -> Result<Self, AgentError> {
         let binding = dir.binding()?.ok_or(AgentError::NotBound)?;
         bind::check_current(dir, &binding, job.request.epoch)?;
-        let tree = tree_of(dir, &job.point);
-        let path = place(&tree, &job.request.path).ok_or_else(|| AgentError::NoRecoveryPoint {
+        let (tree, path) = (tree_of(dir, &job.point), &job.request.path);
+        let node = find(dir, &job.point, path)?.ok_or_else(|| AgentError::NoRecoveryPoint {
             wanted: job.point.to_string(),
         })?;
         Ok(Self {
@@ -206,8 +214,8 @@ impl<'a> Run<'a> {
             job,
             machine: Machine::new(dir, &binding.bind.source, binding.association(), binding.epoch())?,
             source_path: binding.bind.source_path,
-            census: count(&path).map_err(|error| AgentError::io("count what is to be put back", error))?,
-            list: NameList::write(dir, "put-back", [job.request.path.trim_end_matches('/').as_bytes()])?,
+            census: count(&tree, path, node)?,
+            list: NameList::write(dir, "put-back", [path.trim_end_matches('/').as_bytes()])?,
             tree,
         })
     }
@@ -308,14 +316,14 @@ impl<'a> Run<'a> {
     }
 }
 
-fn count(path: &Path) -> std::io::Result<Census> {
-    let found = fs::symlink_metadata(path)?;
-    if found.is_dir() {
-        return tree::census(path);
+fn count(tree: &Path, path: &str, node: Node) -> Result<Census, AgentError> {
+    if node.is_directory() {
+        return tree::census_below(tree, Path::new(path.trim_end_matches('/')))
+            .map_err(|error| AgentError::io("count what is to be put back", error));
     }
     Ok(Census {
-        files: u64::from(found.is_file()),
-        bytes: Bytes(tree::counted(Some(&found))),
+        files: u64::from(node.is_file()),
+        bytes: Bytes(node.counted()),
         hard_links: false,
     })
 }

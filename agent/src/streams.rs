@@ -357,7 +357,7 @@ impl Work<'_> {
         }
         let sent = self.send(self.filling.machine, |to| {
             let mut to = BufWriter::new(to);
-            let mut packer = Packer::new(self.filling.tree);
+            let mut packer = Packer::new(self.filling.tree)?;
             packer.pack_root(&mut to)?;
             for entry in self.entries(&directories) {
                 packer.pack(entry, &mut to)?;
@@ -386,7 +386,7 @@ impl Work<'_> {
                     to,
                 },
             );
-            let mut packer = Packer::new(self.filling.tree);
+            let mut packer = Packer::new(self.filling.tree)?;
             for entry in self.entries(share) {
                 packer.pack(entry, &mut to)?;
             }
@@ -407,7 +407,7 @@ impl Work<'_> {
         let entry = self.filling.list.get(at).ok_or_else(no_pipe)?;
         counted.give(arrived);
         self.send(machine, |to| {
-            let packer = Packer::new(self.filling.tree);
+            let mut packer = Packer::new(self.filling.tree)?;
             let mut file = packer.begin_large(entry, part, arrived, to)?;
             if arrived + counted.pour(&mut file, to)? != entry.size {
                 return Err(io::Error::other(

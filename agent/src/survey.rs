@@ -4,7 +4,6 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -102,17 +101,17 @@ pub fn list(root: &Path, to: impl Write) -> io::Result<()> {
     let mut to = BufWriter::with_capacity(1 << 18, to);
     to.write_all(b"\n")?;
     to.write_all(START)?;
-    tree::walk(root, &mut |path, found| {
-        let kind = match found.file_type() {
-            kind if kind.is_dir() => 'd',
-            kind if kind.is_file() => 'f',
-            kind if kind.is_symlink() => 'l',
-            _ => 'o',
+    tree::walk(root, &mut |found| {
+        let node = found.node;
+        let kind = match () {
+            () if node.is_directory() => 'd',
+            () if node.is_file() => 'f',
+            () if node.is_link() => 'l',
+            () => 'o',
         };
-        let (seconds, nanoseconds) = (found.mtime(), found.mtime_nsec());
-        write!(to, "{kind} {} {seconds}.{nanoseconds:09} ", found.len())?;
-        let name = path.strip_prefix(root).unwrap_or(path);
-        to.write_all(name.as_os_str().as_bytes())?;
+        let (seconds, nanoseconds) = node.modified();
+        write!(to, "{kind} {} {seconds}.{nanoseconds:09} ", node.size())?;
+        to.write_all(found.path.as_os_str().as_bytes())?;
         to.write_all(b"\0")?;
         Ok(Walk::Enter)
     })?;
@@ -133,7 +132,7 @@ fn read(output: impl Read, list: &[Entry]) -> Option<Survey> {
     let mut record = Vec::new();
     loop {
         record.clear();
-        // No path is longer than 4096 bytes here: the listing starts in the tree.
+        // No path that rsync copies is longer than 4,095 bytes: what lists a longer one is left to it.
         let read = output.by_ref().take(1 << 14).read_until(0, &mut record).ok()?;
         if read == 0 {
             break;

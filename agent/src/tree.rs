@@ -1,16 +1,26 @@
-//! Walking our own trees without ever following a symbolic link: a GPU chose their names and targets.
+//! Our own trees: counted, compared and cleared away, never following a symbolic link, because a GPU chose their names and targets.
+
+mod node;
+mod reach;
+mod walk;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
+use std::fs;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
 use warmspare_domain::units::Bytes;
+
+pub use node::Node;
+pub use reach::{Finder, Spot, make_directory, open_below, open_directory, open_root};
+pub use walk::{Visit, Walk, walk, walk_below};
+
+use walk::{remove_all, walk_from};
 
 /// Where rsync keeps the beginning of a file whose transfer broke off, beside the file.
 pub const PARTIAL: &str = ".warmspare-partial";
@@ -31,56 +41,48 @@ pub struct Census {
 /// # Errors
 /// When a directory cannot be read.
 pub fn census(root: &Path) -> io::Result<Census> {
+    census_below(root, Path::new(""))
+}
+
+/// Counts what is in one directory of a tree.
+///
+/// # Errors
+/// When a directory cannot be read.
+pub fn census_below(root: &Path, directory: &Path) -> io::Result<Census> {
     let mut census = Census::default();
-    walk(root, &mut |_, found| {
-        census.bytes = Bytes(census.bytes.0.saturating_add(counted(Some(found))));
-        if found.is_file() {
+    walk_below(root, directory, &mut |found| {
+        census.bytes = Bytes(census.bytes.0.saturating_add(found.node.counted()));
+        if found.node.is_file() {
             census.files += 1;
-            census.hard_links |= found.nlink() > 1;
+            census.hard_links |= found.node.has_other_names();
         }
         Ok(Walk::Enter)
     })?;
     Ok(census)
 }
 
-/// What an entry adds to the size of a tree: as rsync counts it, files and the targets of symbolic links.
-#[must_use]
-pub fn counted(found: Option<&Metadata>) -> u64 {
-    found
-        .filter(|found| found.is_file() || found.is_symlink())
-        .map_or(0, Metadata::len)
-}
-
-/// Whether a file has holes, as far as its blocks tell: one that its file system compresses counts as well.
-#[must_use]
-pub fn has_holes(found: &Metadata) -> bool {
-    // Blocks of 512 bytes, whatever the file system's are. Source: stat(2).
-    found.blocks().saturating_mul(512) < found.len()
-}
-
-/// Names everything in a tree.
+/// Names everything in one directory of a tree, as it lies below the root.
 ///
 /// # Errors
 /// When a directory cannot be read.
-pub fn each(root: &Path, visit: &mut impl FnMut(&Path)) -> io::Result<()> {
-    walk(root, &mut |path, _| {
-        visit(path);
+pub fn each(root: &Path, directory: &Path, visit: &mut impl FnMut(&Path)) -> io::Result<()> {
+    walk_below(root, directory, &mut |found| {
+        visit(found.path);
         Ok(Walk::Enter)
     })
 }
 
-/// Removes what is not to be kept, with everything below it, but never the remains of transfers that broke off.
+/// Removes from one directory of a tree what is not to be kept, with everything below it, but never the remains of transfers that
+/// broke off.
 ///
 /// # Errors
 /// When a directory cannot be read or changed.
-pub fn retain(root: &Path, keep: &impl Fn(&Path) -> bool) -> io::Result<()> {
-    walk(root, &mut |path, found| {
-        let partial = path.file_name().is_some_and(|name| name == PARTIAL);
-        match (keep(path) || partial, found.is_dir()) {
-            (true, _) => return Ok(Walk::Enter),
-            (false, true) => remove(path)?,
-            (false, false) => remove_file(path)?,
+pub fn retain(root: &Path, directory: &Path, keep: &impl Fn(&Path) -> bool) -> io::Result<()> {
+    walk_below(root, directory, &mut |found| {
+        if keep(found.path) || found.name() == PARTIAL {
+            return Ok(Walk::Enter);
         }
+        take_out(found)?;
         Ok(Walk::Pass)
     })
 }
@@ -90,11 +92,11 @@ pub fn retain(root: &Path, keep: &impl Fn(&Path) -> bool) -> io::Result<()> {
 /// # Errors
 /// When a directory cannot be read.
 pub fn missing(from: &Path, other: &Path) -> io::Result<u64> {
+    let mut namesakes = Finder::below(other)?;
     let mut missing = 0;
-    walk(from, &mut |path, found| {
-        if found.is_file() {
-            let namesake = path.strip_prefix(from).map(|rest| other.join(rest));
-            let there = namesake.is_ok_and(|path| fs::symlink_metadata(path).is_ok_and(|found| found.is_file()));
+    walk(from, &mut |found| {
+        if found.node.is_file() {
+            let there = namesakes.node(found.path)?.is_some_and(|node| node.is_file());
             missing += u64::from(!there);
         }
         Ok(Walk::Enter)
@@ -108,15 +110,15 @@ pub fn missing(from: &Path, other: &Path) -> io::Result<u64> {
 /// When a directory cannot be read or changed.
 pub fn unshare(tree: &Path, base: &Path) -> io::Result<()> {
     let mut shared = HashSet::new();
-    walk(base, &mut |_, found| {
-        if !found.is_dir() && found.nlink() > 1 {
-            shared.insert(found.ino());
+    walk(base, &mut |found| {
+        if !found.node.is_directory() && found.node.has_other_names() {
+            shared.insert(found.node.identity());
         }
         Ok(Walk::Enter)
     })?;
-    walk(tree, &mut |path, found| {
-        if !found.is_dir() && shared.contains(&found.ino()) {
-            remove_file(path)?;
+    walk(tree, &mut |found| {
+        if !found.node.is_directory() && shared.contains(&found.node.identity()) {
+            take_out(found)?;
         }
         Ok(Walk::Enter)
     })
@@ -127,9 +129,9 @@ pub fn unshare(tree: &Path, base: &Path) -> io::Result<()> {
 /// # Errors
 /// When a directory cannot be read or changed.
 pub fn clear_partials(tree: &Path) -> io::Result<()> {
-    walk(tree, &mut |path, found| {
-        if found.is_dir() && path.file_name().is_some_and(|name| name == PARTIAL) {
-            remove(path)?;
+    walk(tree, &mut |found| {
+        if found.node.is_directory() && found.name() == PARTIAL {
+            remove_in(found.parent, found.name())?;
             return Ok(Walk::Pass);
         }
         Ok(Walk::Enter)
@@ -141,19 +143,43 @@ pub fn clear_partials(tree: &Path) -> io::Result<()> {
 /// # Errors
 /// When something in it stays.
 pub fn remove(tree: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(tree) {
-        Ok(()) => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-        Err(error) => return Err(error),
+    let (Some(parent), Some(name)) = (tree.parent(), tree.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // A plain name lies here.
+    match open_root(&Path::new(".").join(parent)) {
+        Ok(parent) => remove_in(parent.as_fd(), name),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
-    walk(tree, &mut |path, found| {
-        if found.is_dir() {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+}
+
+fn remove_in(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    match remove_all(parent, name) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        other => return other,
+    }
+    if Node::at(parent, name)?.is_some_and(|node| node.is_directory()) {
+        rustix::fs::chmodat(parent, name, Mode::RWXU, AtFlags::empty())?;
+        walk_from(open_directory(parent, Path::new(name))?, Path::new(""), &mut |found| {
+            if found.node.is_directory() {
+                rustix::fs::chmodat(found.parent, found.name(), Mode::RWXU, AtFlags::empty())?;
+            }
+            Ok(Walk::Enter)
+        })?;
+    }
+    remove_all(parent, name)
+}
+
+/// Removes an entry of a tree that a transfer goes over afterwards, so that its directory gets back its permissions.
+fn take_out(found: &Visit<'_>) -> io::Result<()> {
+    match remove_in(found.parent, found.name()) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            rustix::fs::fchmod(found.parent, Mode::RWXU)?;
+            remove_in(found.parent, found.name())
         }
-        Ok(Walk::Enter)
-    })?;
-    fs::remove_dir_all(tree)
+        other => other,
+    }
 }
 
 /// Gives one directory the owner, mode and times of another.
@@ -195,90 +221,11 @@ pub fn below(name: &[u8], roots: &[&[u8]]) -> Option<PathBuf> {
     (plain && relative.components().next().is_some()).then(|| relative.to_owned())
 }
 
-/// A path below a root, unless a symbolic link or a non-directory lies on the way.
-#[must_use]
-pub fn inside(root: &Path, relative: &Path) -> Option<PathBuf> {
-    let mut path = root.to_owned();
-    let parents = relative.parent().into_iter().flat_map(Path::components);
-    for part in parents {
-        path.push(part);
-        if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
-            return None;
-        }
-    }
-    Some(root.join(relative))
-}
-
-/// Opens a directory below another without following a link at any part of the way.
-///
-/// # Errors
-/// When something on the way is missing, or no directory.
-pub fn open_directory(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut here = root.try_clone_to_owned()?;
-    for part in path.components() {
-        here = rustix::fs::openat(&here, part.as_os_str(), flags, Mode::empty())?;
-    }
-    Ok(here)
-}
-
-/// Opens what lies below a directory without following a link at any part of the way, and without waiting for whoever sits at the
-/// other end of a pipe.
-///
-/// # Errors
-/// As [`open_directory`]; also when it cannot be opened in this way.
-pub fn open_below(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Result<File> {
-    let (parent, name) = match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => (open_directory(root, parent)?, name),
-        _ => (root.try_clone_to_owned()?, OsStr::new(".")),
-    };
-    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?.into())
-}
-
-/// What to do with an entry's children.
-pub(crate) enum Walk {
-    /// Visit them.
-    Enter,
-    /// Leave them out.
-    Pass,
-}
-
-/// Visits everything below a root, in no order.
-pub(crate) fn walk(root: &Path, visit: &mut impl FnMut(&Path, &Metadata) -> io::Result<Walk>) -> io::Result<()> {
-    let mut waiting = vec![root.to_owned()];
-    while let Some(directory) = waiting.pop() {
-        for entry in fs::read_dir(&directory)? {
-            let path = entry?.path();
-            let found = match fs::symlink_metadata(&path) {
-                Ok(found) => found,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            match (visit(&path, &found)?, found.is_dir()) {
-                (Walk::Enter, true) => waiting.push(path),
-                (Walk::Enter, false) | (Walk::Pass, _) => {}
-            }
-        }
-    }
-    Ok(())
-}
-
-fn remove_file(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let parent = path.parent().unwrap_or(Path::new("/"));
-            fs::set_permissions(parent, fs::Permissions::from_mode(0o700))?;
-            fs::remove_file(path)
-        }
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use rustix::fs::OFlags;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
     fn a_name_from_the_gpu_cannot_leave_the_tree() {
@@ -291,14 +238,113 @@ mod tests {
         }
     }
 
+    /// Directories in each other, and a file beside each.
+    fn grow_deep(root: &Path, depth: usize) {
+        fs::create_dir_all(root).unwrap();
+        let mut here = open_root(root).unwrap();
+        for level in 0..depth {
+            let name = format!("{level:d<198}");
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+            rustix::fs::openat(&here, c"f", flags, Mode::RUSR | Mode::WUSR).unwrap();
+            rustix::fs::mkdirat(&here, &*name, Mode::RWXU).unwrap();
+            here = open_directory(here.as_fd(), Path::new(&name)).unwrap();
+        }
+    }
+
+    fn count(root: &Path) -> (u64, u64, usize) {
+        let (mut files, mut directories, mut longest) = (0, 0, 0);
+        walk(root, &mut |found| {
+            files += u64::from(found.node.is_file());
+            directories += u64::from(found.node.is_directory());
+            longest = longest.max(found.path.as_os_str().len());
+            Ok(Walk::Enter)
+        })
+        .unwrap();
+        (files, directories, longest)
+    }
+
     #[test]
-    fn a_symbolic_link_on_the_way_is_not_taken() {
+    fn a_path_of_any_length_is_walked_found_and_removed() {
         let place = tempfile::tempdir().unwrap();
-        fs::create_dir(place.path().join("real")).unwrap();
-        symlink("/etc", place.path().join("link")).unwrap();
-        assert!(inside(place.path(), Path::new("real/x")).is_some());
-        assert!(inside(place.path(), Path::new("link/passwd")).is_none());
-        assert!(inside(place.path(), Path::new("absent/x")).is_none());
+        let (one, other) = (place.path().join("one"), place.path().join("other"));
+        // 10,000 bytes, and more directories than are open at once.
+        for tree in [&one, &other] {
+            grow_deep(tree, 50);
+            assert_eq!(count(tree), (50, 50, 50 * 199 - 1));
+        }
+        assert_eq!(census(&one).unwrap().files, 50);
+        assert_eq!(missing(&one, &other).unwrap(), 0);
+        let half: PathBuf = (0..25).map(|level| format!("{level:d<198}")).collect();
+        assert_eq!(census_below(&one, &half).unwrap().files, 25);
+        retain(&one, &half, &|_| false).unwrap();
+        assert_eq!(count(&one), (25, 25, 25 * 199 - 1));
+        assert_eq!(missing(&other, &one).unwrap(), 25);
+        for tree in [&one, &other] {
+            remove(tree).unwrap();
+            assert!(!tree.exists());
+        }
+    }
+
+    #[test]
+    fn a_symbolic_link_is_never_followed() {
+        let place = tempfile::tempdir().unwrap();
+        let (tree, outside) = (place.path().join("tree"), place.path().join("outside"));
+        fs::create_dir_all(outside.join("d")).unwrap();
+        fs::write(outside.join("d/f"), "kept").unwrap();
+        fs::create_dir_all(tree.join("real")).unwrap();
+        symlink(&outside, tree.join("link")).unwrap();
+        symlink(&outside, tree.join("real/link")).unwrap();
+        assert_eq!(count(&tree), (0, 1, "real/link".len()));
+        let mut finder = Finder::below(&tree).unwrap();
+        assert!(finder.node(Path::new("real/link")).unwrap().unwrap().is_link());
+        for hidden in ["link/d", "link/d/f", "real/link/d"] {
+            assert!(finder.node(Path::new(hidden)).unwrap().is_none(), "{hidden}");
+            assert!(finder.open(Path::new(hidden), OFlags::RDONLY).is_err(), "{hidden}");
+            let spot = Spot::of(&tree, Path::new(hidden)).unwrap();
+            assert!(spot.is_none_or(|spot| spot.node().unwrap().is_none()), "{hidden}");
+        }
+        remove(&tree.join("link")).unwrap();
+        remove(&tree).unwrap();
+        assert!(!tree.exists());
+        assert_eq!(fs::read(outside.join("d/f")).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_spot_is_reached_by_other_programs_and_cleared() {
+        let place = tempfile::tempdir().unwrap();
+        grow_deep(place.path(), 30);
+        let deepest: PathBuf = (0..30).map(|level| format!("{level:d<198}")).collect();
+        let spot = Spot::of(place.path(), &deepest.join("new")).unwrap().unwrap();
+        assert!(spot.node().unwrap().is_none());
+        fs::create_dir_all(spot.path().join("d")).unwrap();
+        fs::write(spot.path().join("d/f"), "f").unwrap();
+        assert!(spot.node().unwrap().unwrap().is_directory());
+        spot.clear().unwrap();
+        spot.clear().unwrap();
+        assert!(spot.node().unwrap().is_none());
+        assert!(Spot::of(place.path(), &deepest.join("f/below")).unwrap().is_none());
+    }
+
+    #[test]
+    fn directories_that_their_owner_may_not_change_are_removed_all_the_same() {
+        let place = tempfile::tempdir().unwrap();
+        let tree = place.path().join("tree");
+        let close = |path: &str, mode| fs::set_permissions(tree.join(path), fs::Permissions::from_mode(mode)).unwrap();
+        let grow = || {
+            fs::create_dir_all(tree.join("closed/deep")).unwrap();
+            fs::write(tree.join("closed/deep/f"), "f").unwrap();
+            fs::write(tree.join("f"), "f").unwrap();
+            close("closed/deep", 0o000);
+            close("closed", 0o500);
+            close("", 0o500);
+        };
+        grow();
+        retain(&tree, Path::new(""), &|path| path == Path::new("f")).unwrap();
+        assert_eq!(count(&tree), (1, 0, 1));
+        remove(&tree).unwrap();
+        grow();
+        remove(&tree).unwrap();
+        assert!(!tree.exists());
     }
 
     #[test]

@@ -6,9 +6,9 @@
 use std::ffi::OsStr;
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::bundle::{Head, Item};
@@ -68,7 +68,7 @@ struct Target {
 impl Target {
     fn open(root: &Path) -> io::Result<Self> {
         Ok(Self {
-            root: rustix::fs::openat(CWD, root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?,
+            root: tree::open_root(root)?,
             last: None,
             directories: Vec::new(),
             in_the_way: 0,
@@ -125,7 +125,10 @@ impl Target {
     /// Opens a directory below the root, and makes what is missing on the way.
     fn directory(&mut self, path: &Path) -> io::Result<BorrowedFd<'_>> {
         if self.last.as_ref().is_none_or(|(last, _)| last != path) {
-            self.last = Some((path.to_owned(), descend(self.root.as_fd(), path, Mode::from(0o755))?));
+            self.last = Some((
+                path.to_owned(),
+                tree::make_directory(self.root.as_fd(), path, Mode::from(0o755))?,
+            ));
         }
         Ok(self.last.as_ref().map_or(self.root.as_fd(), |(_, open)| open.as_fd()))
     }
@@ -140,7 +143,7 @@ impl Target {
         content: &mut impl BufRead,
     ) -> io::Result<()> {
         let part = Path::new(part).file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        let parts = descend(self.root.as_fd(), Path::new(PARTS), Mode::RWXU)?;
+        let parts = tree::make_directory(self.root.as_fd(), Path::new(PARTS), Mode::RWXU)?;
         // Not waiting: somebody may have put a pipe there.
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -250,26 +253,6 @@ fn copy(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<u64> {
     }
 }
 
-fn descend(root: BorrowedFd<'_>, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
-    let mut here = root.try_clone_to_owned()?;
-    for part in path.components() {
-        let Component::Normal(part) = part else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        here = match tree::open_directory(here.as_fd(), Path::new(part)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                match rustix::fs::mkdirat(&here, part, mode) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(error) => return Err(error.into()),
-                }
-                tree::open_directory(here.as_fd(), Path::new(part))?
-            }
-            other => other?,
-        };
-    }
-    Ok(here)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,7 +277,7 @@ mod tests {
     }
 
     fn packed(root: &Path) -> Vec<u8> {
-        let (mut stream, mut packer) = (Vec::new(), Packer::new(root));
+        let (mut stream, mut packer) = (Vec::new(), Packer::new(root).unwrap());
         packer.pack_root(&mut stream).unwrap();
         for entry in inventory::list(root).unwrap() {
             packer.pack(&entry, &mut stream).unwrap();
@@ -365,7 +348,7 @@ mod tests {
         let mut stream = Vec::new();
         let list = inventory::list(&from).unwrap();
         let entry = list.iter().find(|entry| &*entry.name == b"holes").unwrap();
-        let packer = Packer::new(&from);
+        let mut packer = Packer::new(&from).unwrap();
         packer.begin_large(entry, "part-1", 5 << 20, &mut stream).unwrap();
         stream.extend(b"content");
         let mut rest = stream.as_slice();

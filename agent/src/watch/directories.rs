@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::dirty::Change;
 use crate::marker::MARKER_DIRECTORY;
+use crate::tree::Spot;
 
 /// The number of a watched directory.
 type Number = i32;
@@ -55,6 +56,24 @@ enum Found {
     /// It came later: everything in it is a change.
     Later,
 }
+
+/// How a directory is named to the system.
+enum Reached {
+    AsItIs(PathBuf),
+    Otherwise(Spot),
+}
+
+impl Reached {
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::AsItIs(path) => path.clone(),
+            Self::Otherwise(spot) => spot.path(),
+        }
+    }
+}
+
+/// The longest path in bytes that the system takes. Source: path_resolution(7), where the zero byte at the end is counted.
+const LONGEST: usize = 4095;
 
 /// More events at once than we care to follow.
 const MOST_EVENTS: usize = 400_000;
@@ -239,8 +258,8 @@ impl Directories {
 
     /// Watches what is a directory at this name now, if anything, and has it listed.
     fn attach(&mut self, parent: Number, name: &[u8], found: Found) -> Result<(), Lost> {
-        let path = self.root.join(OsStr::from_bytes(&join(&self.path(parent)?, name)));
-        let number = match inotify::add_watch(&self.events, &path, wanted()) {
+        let reached = self.reach(&join(&self.path(parent)?, name));
+        let number = match inotify::add_watch(&self.events, reached.path(), wanted()) {
             Ok(number) => number,
             // Gone again, or no directory any more.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
@@ -317,7 +336,8 @@ impl Directories {
             return Ok(());
         }
         let place = self.path(number)?;
-        let Ok(listing) = fs::read_dir(self.root.join(OsStr::from_bytes(&place))) else {
+        let reached = self.reach(&place);
+        let Ok(listing) = fs::read_dir(reached.path()) else {
             return Ok(());
         };
         for entry in listing.flatten() {
@@ -334,6 +354,15 @@ impl Directories {
             }
         }
         Ok(())
+    }
+
+    fn reach(&self, path: &[u8]) -> Reached {
+        let whole = self.root.join(OsStr::from_bytes(path));
+        if whole.as_os_str().len() <= LONGEST {
+            return Reached::AsItIs(whole);
+        }
+        let spot = Spot::of(&self.root, Path::new(OsStr::from_bytes(path))).ok().flatten();
+        spot.map_or(Reached::AsItIs(whole), Reached::Otherwise)
     }
 
     fn path(&self, number: Number) -> Result<Vec<u8>, Lost> {
@@ -379,4 +408,31 @@ fn limits(name: &str, error: impl Into<io::Error>) -> String {
         allowed.trim(),
         error.into()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    use rustix::fs::Mode;
+
+    #[test]
+    fn a_directory_is_watched_however_deep_it_lies() {
+        let place = tempfile::tempdir().unwrap();
+        let deep: PathBuf = (0..30).map(|level| format!("{level:d<199}")).collect();
+        let root = crate::tree::open_root(place.path()).unwrap();
+        let bottom = crate::tree::make_directory(root.as_fd(), &deep, Mode::RWXU).unwrap();
+        let mut watched = Directories::open(place.path()).unwrap();
+        watched
+            .walk(Instant::now() + std::time::Duration::from_secs(60), &mut |_, _| {})
+            .unwrap();
+        assert!(watched.is_settled());
+        assert_eq!(watched.count(), 31);
+        rustix::fs::mkdirat(&bottom, c"new", Mode::RWXU).unwrap();
+        let mut changed = Vec::new();
+        watched.drain(&mut |path, _| changed.push(path.to_vec())).unwrap();
+        assert!(changed.contains(&deep.join("new").into_os_string().into_encoded_bytes()));
+        assert_eq!(watched.count(), 32);
+    }
 }

@@ -1,12 +1,11 @@
 //! The dirty set: what changed, since which question, and never more than a bounded amount of it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::tree;
+use crate::tree::{Finder, Node};
 
 /// Beyond this many changed paths a full scan is as cheap.
 pub const MOST_PATHS: usize = 100_000;
@@ -155,23 +154,22 @@ pub struct Settled {
 #[must_use]
 pub fn settle(root: &Path, changed: &BTreeMap<Vec<u8>, Change>) -> Settled {
     let mut settled = Settled::default();
+    let mut tree = Finder::below(root).ok();
+    let mut find = |path: &[u8]| tree.as_mut()?.node(Path::new(OsStr::from_bytes(path))).ok().flatten();
     let mut parents: HashMap<Vec<u8>, Option<Vec<u8>>> = HashMap::new();
     for (path, change) in changed {
         let parent = path
             .iter()
             .rposition(|byte| *byte == b'/')
             .and_then(|at| path.get(..at));
-        let blocked = parent.and_then(|parent| blocked_at(root, parent, &mut parents));
+        let blocked = parent.and_then(|parent| blocked_at(parent, &mut find, &mut parents));
         if let Some(ancestor) = blocked {
             settled.paths.entry(ancestor).or_insert(Change::Itself);
             continue;
         }
-        let found = fs::symlink_metadata(root.join(std::ffi::OsStr::from_bytes(path)));
-        if let Ok(found) = found.as_ref()
-            && found.is_file()
-        {
-            settled.hard_links |= found.nlink() > 1;
-            settled.holes |= tree::has_holes(found);
+        if let Some(found) = find(path).filter(Node::is_file) {
+            settled.hard_links |= found.has_other_names();
+            settled.holes |= found.has_holes();
         }
         let stronger = settled.paths.entry(path.clone()).or_insert(*change);
         *stronger = (*stronger).max(*change);
@@ -180,7 +178,11 @@ pub fn settle(root: &Path, changed: &BTreeMap<Vec<u8>, Change>) -> Settled {
 }
 
 /// The topmost part of a path that is not a directory.
-fn blocked_at(root: &Path, path: &[u8], known: &mut HashMap<Vec<u8>, Option<Vec<u8>>>) -> Option<Vec<u8>> {
+fn blocked_at(
+    path: &[u8],
+    find: &mut impl FnMut(&[u8]) -> Option<Node>,
+    known: &mut HashMap<Vec<u8>, Option<Vec<u8>>>,
+) -> Option<Vec<u8>> {
     let ends = path
         .iter()
         .enumerate()
@@ -189,8 +191,8 @@ fn blocked_at(root: &Path, path: &[u8], known: &mut HashMap<Vec<u8>, Option<Vec<
     for end in ends.chain([path.len()]) {
         let part = path.get(..end).unwrap_or_default();
         let blocked = known.entry(part.to_vec()).or_insert_with(|| {
-            let found = fs::symlink_metadata(root.join(std::ffi::OsStr::from_bytes(part)));
-            (!found.is_ok_and(|found| found.is_dir())).then(|| part.to_vec())
+            let is_directory = find(part).is_some_and(|found| found.is_directory());
+            (!is_directory).then(|| part.to_vec())
         });
         if blocked.is_some() {
             return blocked.clone();
@@ -202,6 +204,7 @@ fn blocked_at(root: &Path, path: &[u8], known: &mut HashMap<Vec<u8>, Option<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn all(names: &[&str]) -> BTreeMap<Vec<u8>, Change> {
         names

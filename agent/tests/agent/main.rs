@@ -12,6 +12,7 @@ mod handed;
 mod hostile;
 mod kills;
 mod live;
+mod long_paths;
 mod passes;
 mod put_back;
 mod random_trees;
