@@ -3,7 +3,7 @@
 CARGO ?= cargo
 PROGRAMS := -p warmspare -p warmspare-agent
 
-.PHONY: help setup build release functions deploy demo demo-fast test test-startup test-long explore contract contract-template contract-clients contract-functions bench bench-quick bench-functions bench-restore lint deny
+.PHONY: help setup build release functions deploy demo demo-fast play test test-startup test-long explore contract contract-template contract-clients contract-functions bench bench-quick bench-functions bench-restore lint deny
 
 help: ## Say what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 20
@@ -34,6 +34,9 @@ demo: build ## Play the whole story on this machine
 
 demo-fast: build ## The same within a minute
 	./target/debug/warmspare demo --fast
+
+play: build ## Set the demo's stage and leave it to you: every verb can be tried, GPUs can be lost, until Ctrl-C
+	./target/debug/warmspare demo --stay
 
 # Most tests wait for other programs: two for each core keep it busy.
 test: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))

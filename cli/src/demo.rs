@@ -4,14 +4,17 @@
 //! Engine clients, the agent, sshd and rsync.
 
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
+use tokio::time::timeout;
 
 mod ledger;
 mod report;
+mod stay;
 mod story;
 mod timeline;
 pub mod workload;
@@ -20,12 +23,18 @@ use report::Report;
 use timeline::Timeline;
 use warmspare_stage::{Setting, Stage, timing};
 
+use crate::stop::{SAME_SIGNAL_WITHIN, asked_to_stop};
+
 /// Play the whole story on this machine.
 #[derive(Debug, Args)]
 pub struct Demo {
     /// Play it faster: ends within a minute.
     #[arg(long)]
     fast: bool,
+    /// Instead of the story: set its stage, protect a GPU that is written to, and leave all of it to you until Ctrl-C. Every verb can
+    /// be tried on it from a second terminal.
+    #[arg(long, conflicts_with = "json")]
+    stay: bool,
     /// Print one report object on standard output, the story on standard error.
     #[arg(long)]
     json: bool,
@@ -76,30 +85,70 @@ impl Demo {
                 calm: Duration::from_secs(15),
             }
         };
+        // Before anything is set, so that nothing of it is left behind.
+        let mut stop = pin!(asked_to_stop()?);
         let timeline = Timeline::new(self.json);
-        let began = Instant::now();
-        let mut stage = Stage::set(setting(pace)?)
-            .await
-            .context("the demo's stage could not be set")?;
-        let told = story::tell(&mut stage, &timeline, self.data.as_deref(), pace).await;
+        let mut stage = match Stage::set(self.setting(pace)?).await {
+            Ok(stage) => stage,
+            Err(error) => {
+                let error = error.context("the demo's stage could not be set");
+                return self.say(stopped_or(error, stop).await?);
+            }
+        };
+        let ended = tokio::select! {
+            biased;
+            exit_code = &mut stop => Ok(Ended::Stopped { exit_code }),
+            played = self.play(&mut stage, &timeline, pace) => match played {
+                Ok(report) => Ok(Ended::Told(report)),
+                Err(error) => stopped_or(error, stop).await,
+            },
+        };
         timeline.clear();
         let logs = stage.log_path().display().to_string();
-        let outcome = match told {
-            Ok(facts) => Ok(Report::new(facts, began.elapsed())),
-            Err(error) => Err(error.context(format!(
-                "the story broke off; the log of `warmspare serve` ends with:\n{}",
+        let ended = ended.map_err(|error| {
+            error.context(format!(
+                "the demo broke off; the log of `warmspare serve` ends with:\n{}",
                 stage.log_tail()
-            ))),
+            ))
+        });
+        if let Ok(Ended::Stopped { .. }) = &ended {
+            eprintln!("taking the stage down");
+        }
+        stage.strike(self.keep || ended.is_err()).await;
+        let ended = ended?;
+        let code = self.say(ended)?;
+        if self.keep {
+            eprintln!("kept: {logs}");
+        }
+        Ok(code)
+    }
+
+    async fn play(&self, stage: &mut Stage, timeline: &Timeline, pace: Pace) -> anyhow::Result<Report> {
+        let began = Instant::now();
+        let data = self.data.as_deref();
+        if self.stay {
+            match stay::stay(stage, timeline, data).await? {}
+        }
+        let facts = story::tell(stage, timeline, data, pace).await?;
+        Ok(Report::new(facts, began.elapsed()))
+    }
+
+    fn say(&self, ended: Ended) -> anyhow::Result<ExitCode> {
+        let report = match ended {
+            Ended::Told(report) => report,
+            Ended::Stopped { .. } if self.stay => {
+                eprintln!("all machines and processes of it are gone");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Ended::Stopped { exit_code } => {
+                eprintln!("warmspare: the demo was stopped; all machines and processes of it are gone");
+                return Ok(ExitCode::from(exit_code));
+            }
         };
-        stage.strike(self.keep || outcome.is_err()).await;
-        let report = outcome?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
             print!("{}", report.table());
-        }
-        if self.keep {
-            eprintln!("kept: {logs}");
         }
         Ok(if report.all_hold() {
             ExitCode::SUCCESS
@@ -107,23 +156,43 @@ impl Demo {
             ExitCode::from(1)
         })
     }
+
+    fn setting(&self, pace: Pace) -> anyhow::Result<Setting> {
+        let setting = Setting {
+            time_scale: pace.time_scale,
+            beat_s: pace.beat_s,
+            timing: timing(pace.time_scale),
+            ..Setting::fast(std::env::current_exe()?)
+        };
+        if self.stay {
+            // Whoever tries it decides what becomes of a lost GPU.
+            return Ok(setting);
+        }
+        let settings = [
+            ("failover", "automatic"),
+            ("failover_max_price_per_hour", "1.00"),
+            ("superseded_gpu", "destroy"),
+        ];
+        Ok(settings
+            .into_iter()
+            .fold(setting, |setting, (name, value)| setting.with(name, value)))
+    }
 }
 
-fn setting(pace: Pace) -> anyhow::Result<Setting> {
-    let setting = Setting {
-        time_scale: pace.time_scale,
-        beat_s: pace.beat_s,
-        timing: timing(pace.time_scale),
-        ..Setting::fast(std::env::current_exe()?)
-    };
-    let settings = [
-        ("failover", "automatic"),
-        ("failover_max_price_per_hour", "1.00"),
-        ("superseded_gpu", "destroy"),
-    ];
-    Ok(settings
-        .into_iter()
-        .fold(setting, |setting, (name, value)| setting.with(name, value)))
+/// How a demo ended.
+enum Ended {
+    /// The story was told.
+    Told(Report),
+    /// Somebody stopped it.
+    Stopped { exit_code: u8 },
+}
+
+/// Whether what failed did so because a program that we started heard of the Ctrl-C before us.
+async fn stopped_or(error: anyhow::Error, stop: Pin<&mut impl Future<Output = u8>>) -> anyhow::Result<Ended> {
+    match timeout(SAME_SIGNAL_WITHIN, stop).await {
+        Ok(exit_code) => Ok(Ended::Stopped { exit_code }),
+        Err(_) => Err(error),
+    }
 }
 
 fn check_programs() -> anyhow::Result<()> {

@@ -15,6 +15,7 @@ mod client;
 pub mod demo;
 mod serve;
 mod settings;
+mod stop;
 mod verbs;
 
 /// Keeps a cheap CPU standby for every rented GPU, so that losing the GPU loses nothing.

@@ -37,13 +37,8 @@ pub(super) async fn tell(
     Ok(facts)
 }
 
-async fn rent_and_work(stage: &Stage, timeline: &Timeline, data: Option<&Path>) -> anyhow::Result<u64> {
-    let gpu = stage.rent_gpu().await?;
-    timeline.tell(Tone::Plain, &format!("you rent an interruptible GPU at Vast: {gpu}"));
-    until(timeline, "the GPU boots", async || {
-        Ok(stage.vast_status(gpu).await? == "running" && stage.workspace(gpu).is_ok_and(|path| path.is_dir()))
-    })
-    .await?;
+pub(super) async fn rent_and_work(stage: &Stage, timeline: &Timeline, data: Option<&Path>) -> anyhow::Result<u64> {
+    let gpu = rent(stage, timeline).await?;
     let workspace = stage.workspace(gpu)?;
     if let Some(data) = data {
         let copied = tokio::process::Command::new("cp")
@@ -69,7 +64,18 @@ async fn rent_and_work(stage: &Stage, timeline: &Timeline, data: Option<&Path>) 
     Ok(gpu)
 }
 
-fn start_training(stage: &Stage, gpu: u64, files: u32) -> anyhow::Result<()> {
+/// Rents a GPU and waits until it runs.
+pub(super) async fn rent(stage: &Stage, timeline: &Timeline) -> anyhow::Result<u64> {
+    let gpu = stage.rent_gpu().await?;
+    timeline.tell(Tone::Plain, &format!("you rent an interruptible GPU at Vast: {gpu}"));
+    until(timeline, "the GPU boots", async || {
+        Ok(stage.vast_status(gpu).await? == "running" && stage.workspace(gpu).is_ok_and(|path| path.is_dir()))
+    })
+    .await?;
+    Ok(gpu)
+}
+
+pub(super) fn start_training(stage: &Stage, gpu: u64, files: u32) -> anyhow::Result<()> {
     let program = std::env::current_exe()?;
     let arguments = ["workload", WORKSPACE, "--initial-files", &files.to_string()].map(ToOwned::to_owned);
     let started = stage
@@ -334,7 +340,7 @@ async fn destroy(stage: &mut Stage, timeline: &Timeline, gpu: u64, facts: &mut F
     Ok(())
 }
 
-async fn await_phase(stage: &Stage, timeline: &Timeline, gpu: u64, phase: &str) -> anyhow::Result<()> {
+pub(super) async fn await_phase(stage: &Stage, timeline: &Timeline, gpu: u64, phase: &str) -> anyhow::Result<()> {
     let reached: &[&str] = match phase {
         "seeding" => &["seeding", "protected"],
         "protected" => &["protected"],
@@ -411,7 +417,7 @@ fn bar(done: u64, total: u64) -> String {
     format!("[{}{}]", "=".repeat(filled), " ".repeat(20 - filled))
 }
 
-fn saved(view: &Value) -> String {
+pub(super) fn saved(view: &Value) -> String {
     let point = &view["latest_recovery_point"];
     format!(
         "{} files, {}",

@@ -101,7 +101,9 @@ impl Stage {
     /// # Errors
     /// When they do not start.
     pub async fn set_clouds(setting: Setting) -> anyhow::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("ws-").tempdir()?.keep();
+        // Until all of it stands, a failure removes it.
+        let temporary = tempfile::Builder::new().prefix("ws-").tempdir()?;
+        let directory = temporary.path().to_owned();
         let options = Options {
             dir: Some(directory.join("clouds")),
             time_scale: setting.time_scale,
@@ -131,6 +133,8 @@ impl Stage {
             http,
         };
         stage.webhook_secret = stage.register_webhook().await?;
+        // From here on `strike` decides what becomes of it.
+        let _ = temporary.keep();
         Ok(stage)
     }
 

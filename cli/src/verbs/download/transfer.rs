@@ -13,22 +13,19 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use warmspare_domain::units::Bytes;
 
 use super::super::words::text;
 use crate::output::READER_LEFT;
+use crate::stop::{SAME_SIGNAL_WITHIN, asked_to_stop};
 
 /// How much of what a program says is kept, the newest.
 const WORDS: usize = 64 << 10;
 
 /// How long a program that was told to stop may take: rsync moves the beginning of a file to its place.
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
-
-/// Ctrl-C reaches rsync, ssh and us; who acts on it first is chance.
-const SAME_SIGNAL_WITHIN: Duration = Duration::from_millis(200);
 
 /// Why a transfer did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -337,15 +334,6 @@ async fn show_progress(output: Option<impl AsyncRead + Unpin>, bar: ProgressBar)
 fn bytes_done(output: &str) -> Option<u64> {
     let last = output.rsplit(['\r', '\n']).find(|line| line.contains('%'))?;
     last.split_whitespace().next()?.replace([',', '.'], "").parse().ok()
-}
-
-/// Waits for Ctrl-C or a request to terminate; from this call on neither ends the process.
-fn asked_to_stop() -> anyhow::Result<impl Future<Output = u8>> {
-    let listen = |kind| signal(kind).context("cannot listen for signals");
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    Ok(async move {
-        tokio::select! { _ = interrupt.recv() => 130, _ = terminate.recv() => 143 }
-    })
 }
 
 async fn unless_stopped(
