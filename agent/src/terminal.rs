@@ -7,7 +7,7 @@ use warmspare_domain::ids::{CheckpointName, Epoch};
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{
     Answer, Binding, Host, Outcome, PassActivity, PassScope, PointChoice, PutBackActivity, RecoveryPoint,
-    RecoveryPoint as Point, RefusalKind, Request, RestoreActivity, Status, Watcher,
+    RecoveryPoint as Point, RefusalKind, Request, RestoreActivity, Status,
 };
 
 use crate::call;
@@ -236,14 +236,7 @@ fn print_remarks(status: &Status) {
         println!("keeps its last good version: {name}");
     }
     for torn in report.in_motion.iter().take(10) {
-        let whole = match &torn.whole_in {
-            Some(point) => format!("whole in recovery point {point}"),
-            None => "no older recovery point has it whole".to_owned(),
-        };
-        println!(
-            "changed while it was copied, which is well for a log and tears most else: {}; {whole}",
-            torn.file
-        );
+        println!("{torn}");
     }
     if let Some(reason) = &report.command_failed {
         println!(
@@ -262,12 +255,7 @@ fn scope(scope: PassScope) -> &'static str {
 }
 
 fn print_watcher(status: &Status) {
-    match &status.watcher {
-        Watcher::Unknown => {}
-        Watcher::Starting => println!("watcher: listing the tree; until then passes scan everything"),
-        Watcher::Watching { directories } => println!("watcher: {directories} directories"),
-        Watcher::Missing { reason } => println!("watcher: none, passes scan everything: {reason}"),
-    }
+    println!("watcher: {}", status.watcher);
     if let Some(report) = status.last_complete.as_ref().filter(|report| report.missed > 0) {
         println!(
             "the last full scan found {} changes that the watcher had missed",

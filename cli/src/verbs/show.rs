@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::Value;
 use warmspare_domain::ids::GpuId;
 use warmspare_domain::units::Bytes;
-use warmspare_wire::agent::{Progress, PutBackActivity, RescueActivity, RestoreActivity, Watcher};
+use warmspare_wire::agent::{InMotion, Progress, PutBackActivity, RescueActivity, RestoreActivity, Watcher};
 
 use super::words::{exit_code, lag, point, text};
 use crate::client::{Api, print_json};
@@ -42,7 +42,7 @@ impl Show {
         print_failure(&view["last_failure"]);
         print_remarks(&view["last_pass"]);
         if let Ok(watcher) = serde_json::from_value::<Watcher>(view["watcher"].clone()) {
-            println!("watcher          {}", watcher_words(&watcher));
+            println!("watcher          {watcher}");
         }
         if let Some(changes) = view["missed"]["changes"].as_u64().filter(|changes| *changes > 0) {
             println!(
@@ -98,15 +98,6 @@ fn print_failure(failure: &Value) {
     }
 }
 
-fn watcher_words(watcher: &Watcher) -> String {
-    match watcher {
-        Watcher::Unknown => "not known yet".to_owned(),
-        Watcher::Starting => "is listing the tree; until it knows it, passes look at every file".to_owned(),
-        Watcher::Watching { directories } => format!("tells what changes in {directories} directories"),
-        Watcher::Missing { reason } => format!("none, so every pass looks at every file: {reason}"),
-    }
-}
-
 fn rescue(rescue: &Value) -> Option<String> {
     Some(match serde_json::from_value(rescue.clone()).ok()? {
         RescueActivity::Never => return None,
@@ -141,16 +132,9 @@ fn print_remarks(last_pass: &Value) {
             first
         );
     }
-    let moving = last_pass["in_motion"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let moving: Vec<InMotion> = serde_json::from_value(last_pass["in_motion"].clone()).unwrap_or_default();
     for torn in moving.iter().take(5) {
-        let whole = match torn["whole_in"].as_str() {
-            Some(point) => format!("whole in recovery point {point}"),
-            None => "no older recovery point has it whole".to_owned(),
-        };
-        println!(
-            "in motion        {} changed while it was copied, which is well for a log and tears most else; {whole}",
-            text(torn, "file")
-        );
+        println!("in motion        {torn}");
     }
     if moving.len() > 5 {
         println!("                 and {} files more", moving.len() - 5);

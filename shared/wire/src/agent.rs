@@ -399,6 +399,17 @@ pub enum Watcher {
     },
 }
 
+impl Display for Watcher {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("not known yet"),
+            Self::Starting => f.write_str("is listing the tree; until it knows it, passes look at every file"),
+            Self::Watching { directories } => write!(f, "tells what changes in {directories} directories"),
+            Self::Missing { reason } => write!(f, "none, so every pass looks at every file: {reason}"),
+        }
+    }
+}
+
 /// Changes that full scans found and the watcher had not told of, since the standby was made: written through memory maps, or by other
 /// machines on a shared disk. They arrive with the full scan, which comes every 15 minutes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -565,6 +576,20 @@ pub struct InMotion {
     pub file: String,
     /// The newest recovery point that has it as it was at some instant. Thinning leaves that one for a week.
     pub whole_in: Option<RecoveryPointId>,
+}
+
+impl Display for InMotion {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { file, whole_in } = self;
+        write!(
+            f,
+            "{file} changed while it was copied, which is well for a log and tears most else; "
+        )?;
+        match whole_in {
+            Some(point) => write!(f, "whole in recovery point {point}"),
+            None => f.write_str("no older recovery point has it whole"),
+        }
+    }
 }
 
 /// What a pass looked at.
