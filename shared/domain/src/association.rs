@@ -307,6 +307,9 @@ pub struct Loss {
     /// Whether its last changes are still to be fetched from its disk.
     #[serde(default)]
     pub rescue: Rescue,
+    /// For a person: why it was given up before the agent could try; empty when it was not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rescue_problem: String,
 }
 
 /// Whether a lost GPU's last changes are still to be fetched from its disk, through its provider.

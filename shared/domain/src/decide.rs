@@ -20,6 +20,7 @@ mod results;
 pub use looked::{ABSENT_READS, DARK_READS};
 pub use needs::{Needs, needs};
 pub use rescue::RESCUE_ATTEMPTS;
+pub(crate) use rescue::WINDOW as RESCUE_WINDOW;
 
 /// What was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::association::{Association, Copying, Link, Loss, OutbidNotice, Phase, Rescue, Saved, Space, Trust};
+use crate::decide::RESCUE_WINDOW;
 use crate::disk_speed::{self, Load, cheap_disk_needs};
 use crate::units::{Bytes, Timestamp};
 
@@ -176,7 +177,7 @@ fn note_phase(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp, no
                 format!(
                     "the GPU is lost: {}; {saved} until {end} ({hours} h){}",
                     loss.cause,
-                    rescue_words(loss, heartbeat)
+                    rescue_words(loss, heartbeat, now)
                 ),
             )
         }
@@ -202,15 +203,19 @@ fn note_phase(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp, no
     notes.push((grade, text));
 }
 
-fn rescue_words(loss: &Loss, heartbeat: Option<&Heartbeat>) -> String {
-    let failed = heartbeat
-        .and_then(|beat| beat.not_rescued.as_ref())
-        .filter(|(of, _)| *of == loss.since);
+fn rescue_words(loss: &Loss, heartbeat: Option<&Heartbeat>, now: Timestamp) -> String {
+    let told = heartbeat.and_then(|beat| beat.not_rescued.as_ref());
+    let told = told.filter(|(of, _)| *of == loss.since).map(|(_, why)| why);
+    // What ended it, rather than what the agent said of an attempt before.
+    let failed = Some(&loss.rescue_problem).filter(|why| !why.is_empty()).or(told);
     match (loss.rescue, failed) {
-        (Rescue::Over, Some((_, why))) => {
+        (Rescue::Over, Some(why)) => {
             format!("; what was written after the last pass could not be fetched from its disk: {why}")
         }
         (Rescue::Over, None) => String::new(),
+        (Rescue::Wanted { .. }, _) if now.since(loss.since) >= RESCUE_WINDOW => {
+            "; what was written after the last pass is on its disk only, which could not be read in an hour".to_owned()
+        }
         (Rescue::Wanted { .. }, _) => "; its last changes are being fetched from its disk".to_owned(),
         (Rescue::Complete, _) => "; everything that was on its disk was fetched".to_owned(),
     }

@@ -342,6 +342,7 @@ fn phase(a: &Association, found: &StandbyRemains, whose: &Whose, now: Timestamp)
             since: now,
             cause,
             rescue: Rescue::Over,
+            rescue_problem: String::new(),
         }),
     }
 }

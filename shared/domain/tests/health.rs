@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use fixtures::*;
 use warmspare_domain::association::{Association, Phase, Rescue, Saved};
+use warmspare_domain::decide::{RESCUE_ATTEMPTS, decide};
+use warmspare_domain::effect::EffectKind;
+use warmspare_domain::event::Event;
 use warmspare_domain::health::{Failing, Grade, Health, Heartbeat, LastPass, health};
+use warmspare_domain::problem::{Problem, ProblemKind};
 use warmspare_domain::units::Bytes;
 
 const MIB: u64 = 1 << 20;
@@ -148,6 +152,34 @@ fn how_far_the_first_pass_is_and_what_a_rescue_could_not_fetch_are_said() {
     let unwatched = told(&protected(), |beat| beat.unwatched = Some("too few watches".to_owned()));
     assert_eq!(unwatched.grade, Grade::Good);
     assert!(unwatched.reasons[0].contains("too few watches"), "{unwatched:?}");
+}
+
+#[test]
+fn a_rescue_that_never_began_is_said_with_its_reason() {
+    let mut a = holding();
+    if let Phase::Holding(loss) = &mut a.phase {
+        loss.rescue = Rescue::Wanted {
+            failures: 0,
+            not_before: t0(),
+        };
+    }
+    let says = |a: &Association, after| health(a, None, t0() + after).reasons[0].clone();
+    assert!(says(&a, Duration::ZERO).contains("are being fetched from its disk"));
+    let hour = says(&a, Duration::from_secs(3600));
+    assert!(hour.contains("could not be read in an hour"), "{hour}");
+    let refused = Event::EffectFailed {
+        effect: EffectKind::Rescue,
+        problem: Problem {
+            kind: ProblemKind::Denied,
+            detail: "Vast does not hand out this disk".to_owned(),
+        },
+    };
+    for _ in 0..RESCUE_ATTEMPTS {
+        a = decide(&a, &refused, t0()).next;
+    }
+    let given_up = says(&a, Duration::ZERO);
+    let why = "could not be fetched from its disk: Vast does not hand out this disk";
+    assert!(given_up.contains(why), "{given_up}");
 }
 
 #[test]

@@ -96,6 +96,7 @@ fn holds_for(cause: LossCause) -> Phase {
         since: t0(),
         cause,
         rescue: Rescue::Over,
+        rescue_problem: String::new(),
     })
 }
 

@@ -86,6 +86,7 @@ pub(super) fn lose(a: &mut Association, cause: LossCause, now: Timestamp) -> Rea
         since: now,
         cause,
         rescue,
+        rescue_problem: String::new(),
     };
     a.enter(Phase::Holding(loss), reason, now);
     a.retry.clear(now);
@@ -214,11 +215,13 @@ pub(super) fn restore(a: &mut Association, point: &PointChoice, destination: Des
             since: now,
             cause: loss.cause,
             rescue: Rescue::Over,
+            rescue_problem: String::new(),
         },
         Phase::Halted { .. } => Loss {
             since: now,
             cause: LossCause::SourceHalted,
             rescue: Rescue::Over,
+            rescue_problem: String::new(),
         },
         Phase::Restoring { job, loss } => match &job.target {
             // No offer was taken yet: the wish may change.

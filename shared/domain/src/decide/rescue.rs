@@ -17,7 +17,7 @@ use crate::units::Timestamp;
 const HOLDS_UP_FAILOVER: Duration = Duration::from_secs(120);
 
 /// How long a rescue is tried when nobody waits for it, and the standby kept up for it.
-const WINDOW: Duration = Duration::from_secs(3600);
+pub(crate) const WINDOW: Duration = Duration::from_secs(3600);
 
 /// Attempts before a rescue is over: a provider or a connection that failed three times in half a minute or more stays so for a while.
 pub const RESCUE_ATTEMPTS: u8 = 3;
@@ -128,6 +128,7 @@ pub(super) fn failed(a: &mut Association, problem: &Problem, now: Timestamp) -> 
     let failures = failures.saturating_add(1);
     if for_good || failures >= RESCUE_ATTEMPTS {
         loss.rescue = Rescue::Over;
+        loss.rescue_problem.clone_from(&problem.detail);
         return Reason::RescueGivenUp;
     }
     loss.rescue = Rescue::Wanted {

@@ -116,6 +116,7 @@ fn reviving_a_release_is_found() {
                 decision.next.phase = Phase::Holding(Loss {
                     since: now,
                     rescue: warmspare_domain::association::Rescue::Over,
+                    rescue_problem: String::new(),
                     cause: LossCause::ReportedFailed,
                 });
             }
