@@ -223,27 +223,9 @@ pub(super) fn restore(a: &mut Association, point: &PointChoice, destination: Des
             rescue: Rescue::Over,
             rescue_problem: String::new(),
         },
-        Phase::Restoring { job, loss } => match &job.target {
-            // No offer was taken yet: the wish may change.
-            Target::ToRent {
-                max_price_per_hour,
-                lease: Lease::Free,
-            } if job.point != *point
-                || destination
-                    != (Destination::Rent {
-                        max_price_per_hour: *max_price_per_hour,
-                    }) =>
-            {
-                loss.clone()
-            }
-            Target::ToRent { .. } | Target::Gpu { .. } => {
-                return if is_same_destination(job, destination) {
-                    Reason::AlreadySo
-                } else {
-                    Reason::NotNow
-                };
-            }
-        },
+        Phase::Restoring { job, loss } if is_mere_wish(job) && !is_same_wish(job, point, destination) => loss.clone(),
+        Phase::Restoring { job, .. } if is_same_destination(job, destination) => return Reason::AlreadySo,
+        Phase::Restoring { .. } => return Reason::NotNow,
         Phase::Provisioning | Phase::Seeding | Phase::Protected => return Reason::NotNow,
         Phase::Releasing { .. } | Phase::Released { .. } => return Reason::AlreadyReleased,
     };
@@ -263,6 +245,28 @@ pub(super) fn restore(a: &mut Association, point: &PointChoice, destination: Des
     }
 }
 
+/// Whether no offer was taken for it yet, so that it may still change.
+fn is_mere_wish(job: &RestoreJob) -> bool {
+    match &job.target {
+        Target::ToRent { lease, .. } => *lease == Lease::Free,
+        Target::Gpu { .. } => false,
+    }
+}
+
+/// Whether this asks for the same point on a GPU of the same price.
+fn is_same_wish(job: &RestoreJob, point: &PointChoice, destination: Destination) -> bool {
+    match (&job.target, destination) {
+        (
+            Target::ToRent { max_price_per_hour, .. },
+            Destination::Rent {
+                max_price_per_hour: wanted,
+            },
+        ) => job.point == *point && *max_price_per_hour == wanted,
+        (Target::ToRent { .. } | Target::Gpu { .. }, _) => false,
+    }
+}
+
+/// Whether a job does what is asked for, but for point and price.
 fn is_same_destination(job: &RestoreJob, destination: Destination) -> bool {
     match (&job.target, destination) {
         (Target::ToRent { .. }, Destination::Rent { .. }) => true,
