@@ -17,11 +17,12 @@ use warmspare_domain::units::Bytes;
 use super::words::text;
 use crate::client::{Api, NotNow, print_json};
 
+mod anteroom;
 mod place;
 mod transfer;
 
 use place::{Note, Place};
-use transfer::{Broken, Existing, Sink, Standby, Unpacking};
+use transfer::{Broken, Sink, Standby, Unpacking};
 
 /// How long a resting standby may take to wake: a minute or two live, see `reference/google/compute.md`.
 const WAKES_WITHIN: Duration = Duration::from_secs(300);
@@ -127,21 +128,17 @@ impl Download {
         let has_gaps = content.is_partial() || path.is_some() && place.is_unfinished();
         let outcome = match path {
             Some(path) => {
-                let (place, begun) = (Arc::clone(&place), begun.clone());
+                let (into, wanted) = (Arc::clone(&place), begun.clone());
                 let open = move || {
-                    let existing = place.prepare(&begun, None)?;
-                    place.note(&begun)?;
-                    Unpacking::start(place.path(), existing).map(Sink::Tar)
+                    into.prepare(&wanted, None)?;
+                    Unpacking::start(&into.open_anteroom()?).map(Sink::Tar)
                 };
-                standby.stream(Some(&path), open).await
+                let arrived = standby.stream(Some(&path), open).await;
+                arrived.and_then(|()| Ok(place.move_in(&begun)?))
             }
             None => {
-                let existing = place.prepare(&begun, Some(content.bytes()))?;
-                // What is kept is whole, and this adds nothing that is not.
-                if existing == Existing::Replaced {
-                    place.note(&begun)?;
-                }
-                standby.pull(place.path(), existing, content.bytes()).await
+                place.prepare(&begun, Some(content.bytes()))?;
+                standby.pull(&place, place.existing(&begun), content.bytes()).await
             }
         };
         if outcome.is_err() {
@@ -152,7 +149,7 @@ impl Download {
             complete: !has_gaps,
             ..begun
         };
-        Ok(place.note(&done)?)
+        Ok(place.conclude(&done)?)
     }
 
     fn say(&self, content: &Content) -> anyhow::Result<ExitCode> {

@@ -1,7 +1,8 @@
 //! Where a download goes: what lies there already, and whether there is room.
 //!
 //! A note in the directory says what is downloaded there, so that the same command goes on, and another one does not mix two states. It lies
-//! in `.warmspare`, which no standby copies.
+//! in `.warmspare`, which no standby copies. What has arrived in part waits there, too: a file gets its name only when it is whole, so whatever
+//! has its name is left alone, be it ours or changed since.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,13 +12,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use warmspare_domain::association::PointChoice;
-use warmspare_domain::ids::GpuId;
+use warmspare_domain::ids::{CheckpointName, GpuId};
 use warmspare_domain::units::Bytes;
 
+use super::anteroom::move_entries;
 use super::transfer::Existing;
 
 const OURS: &str = ".warmspare";
 const NOTE: &str = "download.json";
+const BEGINNINGS: &str = "beginnings";
+const ANTEROOM: &str = "anteroom";
 
 /// What a directory holds, or is about to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,16 +102,27 @@ impl Place {
         }
     }
 
-    /// Whether a file in it may be the beginning of one only.
+    /// Whether something of what was asked for is missing.
     pub(super) fn is_unfinished(&self) -> bool {
         matches!(&self.found, Found::Download(note) if !note.complete)
     }
 
-    /// Makes the directory unless it is there, and answers what becomes of the files in it.
+    /// What becomes of the files in it when this arrives.
+    pub(super) fn existing(&self, wanted: &Note) -> Existing {
+        if self.force {
+            Existing::Replaced
+        } else if wanted.point == CheckpointName::PARTIAL {
+            Existing::Updated
+        } else {
+            Existing::Kept
+        }
+    }
+
+    /// Makes the directory unless it is there, and notes in it what is about to arrive.
     ///
     /// # Errors
     /// When it holds another download, has too little room, or cannot be made.
-    pub(super) fn prepare(&self, wanted: &Note, bytes: Option<Bytes>) -> anyhow::Result<Existing> {
+    pub(super) fn prepare(&self, wanted: &Note, bytes: Option<Bytes>) -> anyhow::Result<()> {
         let shown = self.directory.display();
         if !self.force {
             self.check_same(wanted)?;
@@ -116,17 +131,50 @@ impl Place {
             eprintln!("files of the same names in {shown} are overwritten, all others stay");
         }
         fs::create_dir_all(&self.directory).with_context(|| format!("cannot make {shown}"))?;
-        Ok(match &self.found {
-            Found::Download(note) if note.complete && !self.force => Existing::Kept,
-            Found::Download(_) | Found::Absent | Found::Empty | Found::Other => Existing::Replaced,
-        })
+        match &self.found {
+            // Should this break off nothing is less complete than before.
+            Found::Download(note) if note.complete && !self.force => Ok(()),
+            Found::Download(_) | Found::Absent | Found::Empty | Found::Other => self.note(wanted),
+        }
+    }
+
+    /// Where the beginnings of files wait that are not whole yet.
+    pub(super) fn beginnings(&self) -> PathBuf {
+        self.directory.join(OURS).join(BEGINNINGS)
+    }
+
+    /// Makes the directory in which a stream is unpacked.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) fn open_anteroom(&self) -> anyhow::Result<PathBuf> {
+        let anteroom = self.directory.join(OURS).join(ANTEROOM);
+        self.close_anteroom();
+        // Not one that is there: what an earlier stream left may be half a file.
+        fs::create_dir(&anteroom).with_context(|| format!("cannot make {}", anteroom.display()))?;
+        Ok(anteroom)
+    }
+
+    /// Moves what was unpacked to its place.
+    ///
+    /// # Errors
+    /// When something cannot be moved.
+    pub(super) fn move_in(&self, wanted: &Note) -> anyhow::Result<()> {
+        let anteroom = self.directory.join(OURS).join(ANTEROOM);
+        move_entries(&anteroom, &self.directory, self.existing(wanted))?;
+        self.close_anteroom();
+        Ok(())
+    }
+
+    fn close_anteroom(&self) {
+        let _ = fs::remove_dir_all(self.directory.join(OURS).join(ANTEROOM));
     }
 
     /// Notes what the directory holds.
     ///
     /// # Errors
     /// When the note cannot be written.
-    pub(super) fn note(&self, note: &Note) -> anyhow::Result<()> {
+    fn note(&self, note: &Note) -> anyhow::Result<()> {
         let write = || {
             let ours = self.directory.join(OURS);
             fs::create_dir_all(&ours)?;
@@ -137,10 +185,23 @@ impl Place {
         write().with_context(|| format!("cannot write a note into {}", self.directory.display()))
     }
 
-    /// Removes what was made here, if nothing arrived.
+    /// Notes that what was asked for is there.
+    ///
+    /// # Errors
+    /// When the note cannot be written.
+    pub(super) fn conclude(&self, note: &Note) -> anyhow::Result<()> {
+        let _ = fs::remove_dir_all(self.beginnings());
+        self.note(note)
+    }
+
+    /// Removes what was made here and is of no use, all of it if nothing arrived.
     pub(super) fn leave_nothing(&self) {
-        let nothing_arrived =
-            fs::read_dir(&self.directory).is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name() == OURS));
+        self.close_anteroom();
+        // Refused when something is in it.
+        let _ = fs::remove_dir(self.beginnings());
+        let nothing_arrived = !self.beginnings().exists()
+            && fs::read_dir(&self.directory)
+                .is_ok_and(|mut all| all.all(|one| one.is_ok_and(|one| one.file_name() == OURS)));
         if !nothing_arrived || !matches!(self.found, Found::Absent | Found::Empty) {
             return;
         }
@@ -242,23 +303,28 @@ mod tests {
         let directory = place.path().join("a/b");
         let begin = |point: &str, force| {
             let place = Place::look(&directory, force)?;
-            let existing = place.prepare(&note(point, false), None)?;
-            place.note(&note(point, false)).map(|()| existing)
+            let note = note(point, false);
+            place.prepare(&note, None).map(|()| place.existing(&note))
         };
         let look = || Place::look(&directory, false).unwrap();
         let gpu = |text: &str| text.parse().unwrap();
         assert_eq!(look().begun(gpu("7")), None);
-        assert_eq!(begin(OLD, false).unwrap(), Existing::Replaced);
+        assert_eq!(begin(OLD, false).unwrap(), Existing::Kept);
         assert_eq!(look().begun(gpu("7")).unwrap().to_string(), OLD);
         assert_eq!(look().begun(gpu("8")), None);
-        assert_eq!(begin(OLD, false).unwrap(), Existing::Replaced);
+        assert_eq!(begin(OLD, false).unwrap(), Existing::Kept);
         let refused = begin(NEW, false).unwrap_err().to_string();
         assert!(refused.contains(OLD) && refused.contains("--force"), "{refused}");
 
-        look().note(&note(OLD, true)).unwrap();
+        look().conclude(&note(OLD, true)).unwrap();
         assert_eq!(look().begun(gpu("7")), None, "nothing is left to go on with");
         assert_eq!(begin(OLD, false).unwrap(), Existing::Kept);
+        assert!(
+            !look().is_unfinished(),
+            "more of it that breaks off leaves it as whole as it was"
+        );
         assert_eq!(begin(NEW, true).unwrap(), Existing::Replaced);
+        assert!(look().is_unfinished());
     }
 
     #[test]
@@ -268,7 +334,65 @@ mod tests {
         let refused = Place::look(place.path(), false).unwrap_err().to_string();
         assert!(refused.contains("not empty"), "{refused}");
         let forced = Place::look(place.path(), true).unwrap();
-        assert_eq!(forced.prepare(&note(OLD, false), None).unwrap(), Existing::Replaced);
+        forced.prepare(&note(OLD, false), None).unwrap();
+        assert_eq!(forced.existing(&note(OLD, false)), Existing::Replaced);
+    }
+
+    #[test]
+    fn what_was_unpacked_is_put_beside_what_is_there_and_over_it_only_by_force() {
+        for (force, mine) in [(false, "mine"), (true, "theirs")] {
+            let place = tempfile::tempdir().unwrap();
+            let write = |directory: &Path, name: &str, words: &str| {
+                let path = directory.join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, words).unwrap();
+            };
+            let target = Place::look(place.path(), false).unwrap();
+            target.prepare(&note(OLD, true), None).unwrap();
+            for name in ["runs/7/log", "only", "was-a-directory"] {
+                write(place.path(), name, "mine");
+            }
+            let target = Place::look(place.path(), force).unwrap();
+            let anteroom = target.open_anteroom().unwrap();
+            for name in ["runs/7/log", "runs/7/new", "runs/8/log", "was-a-directory/x"] {
+                write(&anteroom, name, "theirs");
+            }
+            target.move_in(&note(OLD, true)).unwrap();
+            let read = |name: &str| fs::read_to_string(place.path().join(name)).unwrap_or_default();
+            assert_eq!((read("runs/7/log"), read("only")), (mine.to_owned(), "mine".to_owned()));
+            assert_eq!(
+                (read("runs/7/new"), read("runs/8/log")),
+                ("theirs".to_owned(), "theirs".to_owned())
+            );
+            assert_eq!(read(if force { "was-a-directory/x" } else { "was-a-directory" }), mine);
+            assert!(!anteroom.exists());
+        }
+    }
+
+    #[test]
+    fn more_of_a_first_pass_replaces_what_is_older_there() {
+        let place = tempfile::tempdir().unwrap();
+        let partial = note(CheckpointName::PARTIAL, false);
+        let target = Place::look(place.path(), false).unwrap();
+        target.prepare(&partial, None).unwrap();
+        let anteroom = target.open_anteroom().unwrap();
+        let write = |path: PathBuf, words: &str, seconds: u64| {
+            fs::write(&path, words).unwrap();
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            fs::File::options()
+                .append(true)
+                .open(path)
+                .unwrap()
+                .set_modified(time)
+                .unwrap();
+        };
+        for (name, theirs) in [("grew", 20), ("edited", 5)] {
+            write(place.path().join(name), "mine", 10);
+            write(anteroom.join(name), "theirs", theirs);
+        }
+        target.move_in(&partial).unwrap();
+        let read = |name: &str| fs::read_to_string(place.path().join(name)).unwrap();
+        assert_eq!((read("grew"), read("edited")), ("theirs".to_owned(), "mine".to_owned()));
     }
 
     #[test]
@@ -279,7 +403,7 @@ mod tests {
             let before = directory.exists();
             let target = Place::look(&directory, false).unwrap();
             target.prepare(&note(OLD, false), None).unwrap();
-            target.note(&note(OLD, false)).unwrap();
+            target.open_anteroom().unwrap();
             if arrived {
                 fs::write(directory.join("file"), "x").unwrap();
             }

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use warmspare_domain::units::Bytes;
 
 use super::super::words::text;
+use super::place::Place;
 use crate::output::READER_LEFT;
 use crate::stop::{SAME_SIGNAL_WITHIN, asked_to_stop};
 
@@ -58,6 +59,8 @@ pub(super) enum Broken {
 pub(super) enum Existing {
     /// They become what is downloaded.
     Replaced,
+    /// They become what is downloaded if that is newer: more of an unfinished first pass.
+    Updated,
     /// They stay as they are.
     Kept,
 }
@@ -70,8 +73,8 @@ pub(super) struct Standby<'a> {
 }
 
 impl Standby<'_> {
-    /// Pulls everything into a directory, named by its absolute path.
-    pub(super) async fn pull(&self, directory: &Path, existing: Existing, total: Bytes) -> Result<(), Broken> {
+    /// Pulls everything into a directory.
+    pub(super) async fn pull(&self, place: &Place, existing: Existing, total: Bytes) -> Result<(), Broken> {
         let stop = asked_to_stop()?;
         let ssh = format!("ssh {}", self.ssh_options()?.join(" "));
         let user = text(self.terms, "user");
@@ -80,12 +83,14 @@ impl Standby<'_> {
         rsync.args(["-aHXS", "--info=progress2", "--no-inc-recursive"]);
         // A dead link is ssh's to notice, within seconds; this is for a standby whose disk hangs.
         rsync.arg("--timeout=300");
-        rsync.arg(match existing {
-            Existing::Replaced => "--partial",
-            // The beginning of a file would be kept like a whole one.
-            Existing::Kept => "--ignore-existing",
-        });
-        rsync.args(["-e", &ssh, "--", &source]).arg(directory);
+        match existing {
+            Existing::Kept => rsync.arg("--ignore-existing"),
+            Existing::Updated => rsync.arg("--update"),
+            Existing::Replaced => &mut rsync,
+        };
+        // Under its own name the beginning of a file would be kept like a whole one.
+        rsync.arg("--partial-dir").arg(place.beginnings());
+        rsync.args(["-e", &ssh, "--", &source]).arg(place.path());
         let mut child = rsync.stdout(Stdio::piped()).spawn().context("cannot start rsync")?;
         let id = child.id();
         let words = tokio::spawn(last_words(child.stderr.take()));
@@ -181,12 +186,9 @@ pub(super) struct Unpacking {
 
 impl Unpacking {
     /// Starts one that unpacks into this directory.
-    pub(super) fn start(directory: &Path, existing: Existing) -> anyhow::Result<Self> {
+    pub(super) fn start(directory: &Path) -> anyhow::Result<Self> {
         let mut tar = std::process::Command::new("tar");
         tar.args(["--extract", "--file=-", "--directory"]).arg(directory);
-        if existing == Existing::Kept {
-            tar.arg("--skip-old-files");
-        }
         let tar = tar.env("LANGUAGE", "C").stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut tar = tar.spawn().context("cannot start tar")?;
         let (id, mut stderr) = (tar.id(), tar.stderr.take());

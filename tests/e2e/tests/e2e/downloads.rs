@@ -169,7 +169,7 @@ fn a_standby_that_falls_silent_is_named_and_the_download_goes_on_later() {
                     "{said}"
                 );
             }
-            let arrived = fs::metadata(target.join("big"))?.len();
+            let arrived = fs::metadata(target.join(".warmspare/beginnings/big"))?.len();
             assert!(
                 (4 * MIB as u64..24 * MIB as u64).contains(&arrived),
                 "{arrived} bytes arrived"
@@ -239,6 +239,20 @@ fn a_download_that_is_stopped_says_how_to_go_on() {
                 tree::differences(&stage.workspace(gpu)?, &target)?,
                 Vec::<String>::new()
             );
+
+            // Nor does one that breaks off make it unfinished: what was changed since stays.
+            fs::write(target.join("model.pt"), "mine")?;
+            fs::remove_file(target.join("big"))?;
+            let link = Link::lay(stage, 4 * MIB).await?;
+            let words = [text(&target), "--path", "big"];
+            let mut command = download(stage, gpu, &words);
+            let cut = command.env("WARMSPARE_URL", &link.url).output().await?;
+            assert_eq!(cut.status.code(), Some(1), "{}", said(&cut));
+            assert!(!target.join("big").exists(), "the beginning of a file has its name");
+            let rest = downloaded(stage, gpu, &[text(&target)]).await?;
+            assert!(rest.status.success(), "{}", said(&rest));
+            assert_eq!(fs::read(target.join("model.pt"))?, b"mine");
+            assert_eq!(fs::read(target.join("big"))?, noise(8 * MIB));
             Ok(())
         })
     });
