@@ -65,3 +65,73 @@ impl Bell {
         while events.next().is_ok() {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data_dir::Durability;
+
+    /// Longer than anything here takes, and shorter than a bell that does not ring.
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn rings(bell: &Bell) -> bool {
+        let started = Instant::now();
+        bell.wait(LONG);
+        started.elapsed() < LONG / 2
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_written_or_removed_rings_once() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(place.path()).unwrap();
+        let bell = Bell::hang(&dir);
+        let file = dir.file("live.json");
+        let replace = || dir.replace(&file, b"1", Durability::Kill).unwrap();
+        let write = || std::fs::write(&file, "2").unwrap();
+        let remove = || std::fs::remove_file(&file).unwrap();
+        let changes: [&dyn Fn(); 3] = [&replace, &write, &remove];
+        for change in changes {
+            bell.silence();
+            change();
+            assert!(rings(&bell));
+            assert!(rings(&bell), "it fell silent by itself");
+            bell.silence();
+            let started = Instant::now();
+            bell.wait(Duration::from_millis(30));
+            assert!(
+                started.elapsed() >= Duration::from_millis(30),
+                "it rang again by itself"
+            );
+        }
+    }
+
+    #[test]
+    fn what_rings_before_anybody_waits_is_heard() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(place.path()).unwrap();
+        let bell = Bell::hang(&dir);
+        // More than one read of the bell takes.
+        for round in 0..1000 {
+            std::fs::write(dir.file(&format!("{round}.json")), "x").unwrap();
+        }
+        assert!(rings(&bell));
+        bell.silence();
+        let started = Instant::now();
+        bell.wait(Duration::from_millis(30));
+        assert!(
+            started.elapsed() >= Duration::from_millis(30),
+            "it was not silenced whole"
+        );
+    }
+
+    #[test]
+    fn without_a_bell_we_look_again_and_again() {
+        let none = Bell(None);
+        assert_eq!(none.patience(LONG), GLANCE);
+        assert!(none.source().is_none());
+        assert!(rings(&none));
+        let place = tempfile::tempdir().unwrap();
+        let hung = Bell::hang(&DataDir::open(place.path()).unwrap());
+        assert_eq!(hung.patience(LONG), LONG);
+    }
+}

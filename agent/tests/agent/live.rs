@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use warmspare_domain::ids::Epoch;
-use warmspare_wire::agent::{Accept, Live, PassScope, Request, Sync, Urgency};
+use warmspare_wire::agent::{Accept, Live, PassScope, Request, RestoreActivity, Sync, Urgency};
 
 use crate::support::{
     Disk, Machine, Standby, assert_same_tree, bound, descendants, eventually, kill, read_tree, set_mtime, status_of,
@@ -74,12 +74,13 @@ fn changes_arrive_without_a_call_until_the_lease_ends() {
         assert_eq!(report.point, status.points.latest.unwrap().id);
     }
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
-    end_lease(&standby);
-    stops(&standby);
     let count = standby.points().len();
+    end_lease(&standby);
+    // The worker still waits at the watcher, and hears of it.
     write(&gpu.tree().join("work/1"), "nobody asks any more");
     assert!(standby.status().live_until.is_none());
-    assert_eq!(standby.points().len(), count);
+    stops(&standby);
+    assert_eq!(standby.points().len(), count, "a pass ran without a lease");
     standby.pass(FIRST);
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
 }
@@ -174,11 +175,17 @@ fn a_restore_under_a_later_epoch_ends_it() {
         return;
     };
     let target = Machine::start(&[&standby.key()]);
-    standby.restore(&target, FIRST.next());
-    stops(&standby);
     let count = standby.points().len();
+    let restore = standby.restore_request(&target, FIRST.next(), 0);
+    status_of(standby.call(Request::Restore(restore)));
+    // The worker still waits at the watcher, and hears of it.
     write(&gpu.tree().join("work/1"), "of a GPU that is superseded");
-    assert_eq!(standby.points().len(), count);
+    stops(&standby);
+    assert_eq!(standby.points().len(), count, "a superseded GPU was read");
+    let restored = standby.restore(&target, FIRST.next());
+    assert!(matches!(restored, RestoreActivity::Verified { .. }), "{restored:#?}");
+    let work = fs::read_to_string(target.tree().join("work/1")).unwrap();
+    assert_eq!(work, "work 1");
 }
 
 #[test]

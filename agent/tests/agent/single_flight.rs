@@ -3,10 +3,11 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{PassActivity, Urgency};
 
-use crate::support::{assert_same_tree, bound, eventually, status_of, write};
+use crate::support::{Machine, assert_same_tree, bound, descendants, eventually, status_of, write};
 
 const FIRST: Epoch = Epoch::FIRST;
 
@@ -112,7 +113,7 @@ fn a_bind_to_the_next_epoch_stops_the_pass_of_the_old_one() {
     gpu.hold();
     standby.try_sync(FIRST, Urgency::Due, 0);
     gpu.wait_until_held();
-    let replacement = crate::support::Machine::start(&[&standby.key()]);
+    let replacement = Machine::start(&[&standby.key()]);
     write(&replacement.tree().join("of-the-new-gpu"), "2");
     let second = FIRST.next();
     standby.bind(&replacement, second);
@@ -132,9 +133,15 @@ fn a_gpu_that_stops_right_after_it_gave_everything_loses_nothing() {
     write(&gpu.tree().join("a"), "1");
     standby.pass(FIRST);
     // rsync still ends well, but nobody is left to look at the tree once more.
-    gpu.wrap_rsync("", "kill -9 $(pgrep -P $PPID -f warmspare-look)");
+    let gone = gpu.place.path().join("gone");
+    let kill = format!(
+        "kill -9 $(pgrep -P $PPID -f warmspare-look) && touch {}",
+        gone.display()
+    );
+    gpu.wrap_rsync("", &kill);
     write_durably(&gpu.tree().join("last-words"), "x");
     standby.pass(FIRST);
+    assert!(gone.exists(), "the second look was there to be had");
     assert!(standby.newest_tree().join("last-words").exists());
 }
 
@@ -147,26 +154,54 @@ fn a_caller_that_waits_survives_the_death_of_the_worker() {
     let status = std::thread::scope(|scope| {
         let caller = scope.spawn(|| standby.sync(FIRST));
         gpu.wait_until_held();
-        standby.workers().into_iter().for_each(crate::support::kill);
+        let workers = standby.workers();
+        assert_eq!(workers.len(), 1);
+        workers.into_iter().for_each(crate::support::kill);
         gpu.release();
         caller.join().unwrap()
     });
     assert!(status.last_complete.is_some(), "{status:#?}");
 }
 
+/// The shells on a GPU that look at its tree.
+fn looks_at(gpu: &Machine) -> Vec<u32> {
+    let words = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut all = gpu.connections();
+    all.retain(|pid| words(pid).contains("warmspare-look"));
+    all
+}
+
+fn is_named(pid: u32, name: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|found| found.trim() == name)
+}
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
 #[test]
 fn what_a_guard_finds_at_a_superseded_gpu_does_not_halt_the_new_one() {
     let (mut gpu, standby) = bound();
-    gpu.wrap_rsync("", "hold");
+    gpu.wrap_rsync("hold_after_list", "");
     write(&gpu.tree().join("a"), "1");
     gpu.hold();
     standby.try_sync(FIRST, Urgency::Due, 0);
     gpu.wait_until_held();
-    // Between the transfer and the second look the old GPU is wiped, and the standby is bound to another.
+    // Between the transfer and the second look the old GPU is wiped, and before it answers the standby is bound to another.
+    let looks = looks_at(&gpu);
+    assert_eq!(looks.len(), 1);
+    looks.iter().for_each(|look| signal(*look, Signal::STOP));
+    gpu.release();
+    let workers = standby.workers();
+    eventually("the transfer ended", || {
+        let mut all = workers.iter().flat_map(|worker| descendants(*worker));
+        (!all.any(|pid| is_named(pid, "rsync"))).then_some(())
+    });
     fs::remove_dir_all(gpu.tree()).unwrap();
-    let replacement = crate::support::Machine::start(&[&standby.key()]);
+    let replacement = Machine::start(&[&standby.key()]);
     write(&replacement.tree().join("a"), "1");
     standby.bind(&replacement, FIRST.next());
-    gpu.release();
+    looks.iter().for_each(|look| signal(*look, Signal::CONT));
     assert_eq!(standby.pass(FIRST.next()).halt, None);
 }
