@@ -19,6 +19,12 @@ pub fn shown(name: &[u8]) -> String {
     text
 }
 
+/// Bytes as hexadecimal digits, two each.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,5 +35,10 @@ mod tests {
         assert_eq!(shown(b"\xff\xfe"), "\\xff\\xfe");
         assert_eq!(shown(br"\xff"), r"\\xff");
         assert_eq!(shown("ünï 🚀".as_bytes()), "ünï 🚀");
+    }
+
+    #[test]
+    fn a_byte_is_two_digits() {
+        assert_eq!(hex(b"\x00\x0a\xfe"), "000afe");
     }
 }

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
+use crate::names::hex;
 use crate::process::{Finished, SELF};
 use crate::ssh::Machine;
 
@@ -50,8 +51,9 @@ pub fn name(dir: &DataDir) -> Result<String, AgentError> {
         return Ok(noted.name);
     }
     let digest = Sha256::digest(fs::read(SELF).map_err(io)?);
-    let hash: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    let name = format!("agent-{hash}");
+    // Half of it tells programs apart.
+    let hash = hex(&digest);
+    let name = format!("agent-{}", hash.get(..32).unwrap_or(&hash));
     dir.write_json(&path, &Program { of, name: name.clone() }, Durability::Kill)?;
     Ok(name)
 }

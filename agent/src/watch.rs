@@ -30,6 +30,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::checkpoints::{Wanted, wanted_in};
 use crate::frame::write_frame;
 use crate::marker::MARKER_DIRECTORY;
+use crate::names::hex;
 use crate::process::wait_for_any;
 use caller::Caller;
 use directories::{Directories, Lost};
@@ -380,7 +381,7 @@ fn named(settled: &Settled) -> Vec<u8> {
 pub(crate) fn random() -> io::Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::protocol::{Handed, Have, StandbyCopy};
 use crate::attributes::Attributes;
+use crate::names::hex;
 use crate::tree::open_below;
 
 /// No longer end of a file is handed over.
@@ -85,7 +86,7 @@ pub fn hash_of(file: &mut File, size: u64) -> io::Result<String> {
     let mut chunk = vec![0; 64 << 10];
     loop {
         match beginning.read(&mut chunk)? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            0 => return Ok(hex(&hash.finalize())),
             read => hash.update(chunk.get(..read).unwrap_or_default()),
         }
     }
