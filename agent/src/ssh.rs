@@ -1,21 +1,22 @@
 //! OpenSSH to the GPU and to restore targets: our key, our known hosts, nobody's configuration, one kept connection.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+mod kept;
+mod pinned;
+
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use warmspare_domain::halt::HaltReason;
 use warmspare_domain::ids::{AssociationId, Epoch};
 use warmspare_wire::agent::Host;
 
-use crate::data_dir::{DataDir, Durability};
+use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::process::{self, COMMAND_LIMIT, Finished, cannot_start, last_words};
 use crate::session::Session;
 use crate::wish::Wish;
+
+pub use kept::{Connection, private_place};
 
 /// Where the private half of the standby's key lies in the data directory.
 pub const IDENTITY: &str = "identity/id_ed25519";
@@ -30,15 +31,6 @@ pub struct Machine {
     host: Host,
     alias: String,
     lane: usize,
-}
-
-/// Whether a connection is known to work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Connection {
-    /// It was opened now.
-    Fresh,
-    /// It was open before; the machine may have gone since without a word.
-    Kept,
 }
 
 impl Machine {
@@ -137,58 +129,6 @@ impl Machine {
         words.join(" ")
     }
 
-    /// Opens the kept connection unless it is open.
-    ///
-    /// # Errors
-    /// When the machine does not answer, refuses our key, or shows another host key than the pinned one.
-    pub fn connect(&self) -> Result<Connection, AgentError> {
-        if self.socket().is_none() {
-            return Ok(Connection::Fresh);
-        }
-        if self.is_connected() {
-            return Ok(Connection::Kept);
-        }
-        self.open_kept(KNOWN_HOSTS, "yes")?;
-        Ok(Connection::Fresh)
-    }
-
-    fn open_kept(&self, known_hosts: &str, strict: &str) -> Result<(), AgentError> {
-        let log = self
-            .dir
-            .logs()
-            .join(format!("ssh-{}-{}.err", std::process::id(), self.lane));
-        let output = fs::File::create(&log).map_err(|error| AgentError::io("make a log for ssh", error))?;
-        // Not a pipe: the connection lives on in the background and would hold it open.
-        let mut child = self
-            .ssh(&self.options(known_hosts, strict))
-            .args(self.mux_options("yes"))
-            .args(["-o", "ControlPersist=300", "-N", "-f", "--", &self.host.address])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(output)
-            .spawn()
-            .map_err(|error| cannot_start("ssh", error))?;
-        let status = process::wait_until(&mut child, Instant::now() + COMMAND_LIMIT)?;
-        let words = fs::read_to_string(&log).unwrap_or_default();
-        let _ = fs::remove_file(&log);
-        match status {
-            Some(status) if status.success() => Ok(()),
-            Some(_) => Err(self.failure(&words)),
-            None => {
-                process::stop(&mut child);
-                Err(self.failure("no connection in time"))
-            }
-        }
-    }
-
-    /// Closes the kept connection, if any: the machine is about to be another one, or it no longer answers.
-    pub fn disconnect(&self) {
-        if let Some(socket) = self.socket().filter(|socket| socket.exists()) {
-            let _ = self.control("exit");
-            let _ = fs::remove_file(socket);
-        }
-    }
-
     /// Runs one of our fixed commands with this standard input.
     ///
     /// # Errors
@@ -238,76 +178,6 @@ impl Machine {
         Ok(Session::new(self.clone(), child))
     }
 
-    /// Pins the machine's host key, unless one is pinned under this association and epoch. Opens the kept connection with it: one
-    /// handshake serves both.
-    ///
-    /// # Errors
-    /// When the machine does not answer or refuses our key: then nothing is pinned.
-    pub fn pin(&self) -> Result<(), AgentError> {
-        if self.pinned_lines()?.iter().any(|line| self.is_ours(line)) {
-            return Ok(());
-        }
-        // Whoever was kept was never pinned.
-        self.disconnect();
-        let name = format!(".first-contact-{}", std::process::id());
-        let path = self.dir.file(&name);
-        let _ = fs::remove_file(&path);
-        let met = if self.socket().is_some() {
-            self.open_kept(&name, "accept-new")
-        } else {
-            self.meet(&name)
-        };
-        let learned = fs::read_to_string(&path).unwrap_or_default();
-        let _ = fs::remove_file(&path);
-        met?;
-        self.repin(|lines| lines.extend(learned.lines().filter(|line| self.is_ours(line)).map(str::to_owned)))
-    }
-
-    fn meet(&self, known_hosts: &str) -> Result<(), AgentError> {
-        let finished = process::run(
-            self.ssh(&self.options(known_hosts, "accept-new")).args([
-                "-o",
-                "ControlPath=none",
-                "--",
-                &self.host.address,
-                "exit 0",
-            ]),
-            b"",
-            COMMAND_LIMIT,
-        )?;
-        match finished.code {
-            Some(0) => Ok(()),
-            _ => Err(self.failure(&finished.stderr)),
-        }
-    }
-
-    /// Pins the host key that is pinned for another name of the same machine, unless this name has one of its own.
-    ///
-    /// # Errors
-    /// When the known hosts cannot be read or rewritten.
-    pub fn pin_like(&self, other: &Self) -> Result<(), AgentError> {
-        if self.pinned_lines()?.iter().any(|line| self.is_ours(line)) {
-            return Ok(());
-        }
-        self.repin(|lines| {
-            let keys: Vec<_> = lines
-                .iter()
-                .filter(|line| other.is_ours(line))
-                .filter_map(|line| line.split_once(' '))
-                .map(|(_, key)| format!("{} {key}", self.alias))
-                .collect();
-            lines.extend(keys);
-        })
-    }
-
-    /// Forgets the pinned host key.
-    ///
-    /// # Errors
-    /// When the known hosts cannot be rewritten.
-    pub fn unpin(&self) -> Result<(), AgentError> {
-        self.repin(|lines| lines.retain(|line| !self.is_ours(line)))
-    }
-
     /// The outcome when it has no rsync.
     #[must_use]
     pub fn no_rsync(&self) -> AgentError {
@@ -352,21 +222,6 @@ impl Machine {
         command
     }
 
-    /// Whoever listens is the kept connection; whether its machine still answers shows with the first command.
-    fn is_connected(&self) -> bool {
-        self.socket().is_some_and(|socket| UnixStream::connect(socket).is_ok())
-    }
-
-    fn control(&self, order: &str) -> Result<Finished, AgentError> {
-        process::run(
-            self.ssh(&self.options(KNOWN_HOSTS, "yes"))
-                .args(self.mux_options("no"))
-                .args(["-O", order, "--", &self.host.address]),
-            b"",
-            Duration::from_secs(5),
-        )
-    }
-
     fn ssh(&self, options: &[String]) -> Command {
         let mut command = Command::new("ssh");
         command.current_dir(self.dir.root()).args(options);
@@ -407,66 +262,6 @@ impl Machine {
         }
         words
     }
-
-    fn mux_options(&self, master: &str) -> Vec<String> {
-        let path = self
-            .socket()
-            .map_or("none".into(), |socket| socket.to_string_lossy().into_owned());
-        vec![
-            "-o".into(),
-            format!("ControlPath={path}"),
-            "-o".into(),
-            format!("ControlMaster={master}"),
-        ]
-    }
-
-    /// Where the kept connection listens: short, because a socket's path may have some 100 bytes only.
-    fn socket(&self) -> Option<PathBuf> {
-        let mut what = format!(
-            "{} {} {} {}",
-            self.alias, self.host.address, self.host.port, self.host.user
-        );
-        if self.lane > 0 {
-            what.push_str(&format!(" lane {}", self.lane));
-        }
-        let place = private_place(self.dir.root())?;
-        Some(place.join(format!("{:016x}", fingerprint(what.as_bytes()))))
-    }
-
-    fn is_ours(&self, line: &str) -> bool {
-        line.split_whitespace().next() == Some(self.alias.as_str())
-    }
-
-    fn pinned_lines(&self) -> Result<Vec<String>, AgentError> {
-        match fs::read_to_string(self.dir.file(KNOWN_HOSTS)) {
-            Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(AgentError::io("read the known hosts", error)),
-        }
-    }
-
-    /// Changes the known hosts; two processes that do so at once do not lose each other's keys.
-    fn repin(&self, change: impl FnOnce(&mut Vec<String>)) -> Result<(), AgentError> {
-        let _turn = self.dir.lock_briefly("known_hosts.lock")?;
-        let mut lines = self.pinned_lines()?;
-        change(&mut lines);
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        let path = self.dir.file(KNOWN_HOSTS);
-        self.dir.replace(&path, text.as_bytes(), Durability::PowerLoss)
-    }
-}
-
-/// The directory of the kept connections of a data directory; `None` when the name in `/tmp` is not ours alone.
-#[must_use]
-pub fn private_place(root: &Path) -> Option<PathBuf> {
-    let owner = rustix::process::geteuid().as_raw();
-    let mark = fingerprint(root.as_os_str().as_encoded_bytes());
-    let place = PathBuf::from(format!("/tmp/warmspare-{owner}-{mark:016x}"));
-    let _ = DirBuilder::new().mode(0o700).create(&place);
-    let found = fs::symlink_metadata(&place).ok()?;
-    // Anybody may make a name in /tmp. If this one is not ours alone we do without a kept connection.
-    let ours = found.is_dir() && found.uid() == owner && found.permissions().mode().trailing_zeros() >= 6;
-    ours.then_some(place)
 }
 
 /// FNV-1a: it only has to tell a few names apart, the same way in every version.
@@ -532,12 +327,5 @@ pub(crate) mod tests {
         assert!(matches!(machine.failure(refused), AgentError::KeyRefused { .. }));
         let silent = "ssh: connect to host 10.0.0.1 port 22: Connection timed out";
         assert!(matches!(machine.failure(silent), AgentError::Unreachable { .. }));
-    }
-
-    #[test]
-    fn the_control_socket_leaves_room_for_the_name_ssh_gives_it_while_it_opens() {
-        let machine = machine("10.0.0.1", "root").unwrap();
-        let longest = machine.socket().unwrap().as_os_str().len() + ".0123456789abcdef".len();
-        assert!(longest < 104, "{longest}");
     }
 }
