@@ -15,7 +15,7 @@ use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
 use crate::marker::MARKER_DIRECTORY;
 use crate::process::{self, Finished};
-use crate::rsync_output::{Seen, Tally};
+use crate::rsync_output::{Itemized, Tally};
 use crate::tree::{self, Finder, Node, PARTIAL, Spot};
 
 /// Copying one file beside itself without its content, or filtering a few directories.
@@ -300,11 +300,11 @@ impl<'a> Directories<'a> {
 
 /// Counts the changes of a full scan that a watcher had not told of: `told` before or while the scan ran.
 #[must_use]
-pub fn missed(found: &[(PathBuf, Seen)], told: &BTreeSet<PathBuf>) -> u64 {
-    let was_told = |path: &PathBuf, seen: Seen| match seen {
-        Seen::Changed => told.contains(path),
+pub fn missed(found: &[(PathBuf, Itemized)], told: &BTreeSet<PathBuf>) -> u64 {
+    let was_told = |path: &PathBuf, seen: Itemized| match seen {
+        Itemized::Changed => told.contains(path),
         // A directory that goes takes along what is in it.
-        Seen::Deleted => path
+        Itemized::Deleted => path
             .ancestors()
             .any(|part| !part.as_os_str().is_empty() && told.contains(part)),
     };
@@ -416,11 +416,11 @@ mod tests {
     fn only_what_nobody_told_of_was_missed() {
         let told = paths(&["a", "gone"]).into_iter().collect();
         let found = [
-            ("a".into(), Seen::Changed),
-            ("gone/deep/x".into(), Seen::Deleted),
-            ("gone".into(), Seen::Deleted),
-            ("a/b".into(), Seen::Changed),
-            ("elsewhere".into(), Seen::Deleted),
+            ("a".into(), Itemized::Changed),
+            ("gone/deep/x".into(), Itemized::Deleted),
+            ("gone".into(), Itemized::Deleted),
+            ("a/b".into(), Itemized::Changed),
+            ("elsewhere".into(), Itemized::Deleted),
         ];
         assert_eq!(missed(&found, &told), 2);
     }

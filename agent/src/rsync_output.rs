@@ -5,7 +5,7 @@ use warmspare_wire::agent::Progress;
 
 /// What a full scan saw of one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
+pub enum Itemized {
     /// It is new or not as it was.
     Changed,
     /// It is gone.
@@ -30,7 +30,7 @@ pub struct Tally {
     pub first: Vec<String>,
     /// What was changed, by name, where rsync was told to print names; attributes of directories are left out. At most
     /// [`MOST_NAMED`].
-    pub named: Vec<(Vec<u8>, Seen)>,
+    pub named: Vec<(Vec<u8>, Itemized)>,
     /// The closing statistics; `None` when rsync did not get that far.
     pub totals: Option<Totals>,
 }
@@ -104,9 +104,9 @@ impl Tally {
 
     fn name(&mut self, item: &Item, line: &str) {
         let seen = match item {
-            Item::Deleted => Seen::Deleted,
+            Item::Deleted => Itemized::Deleted,
             Item::Attributes => return,
-            Item::File { .. } | Item::Other => Seen::Changed,
+            Item::File { .. } | Item::Other => Itemized::Changed,
         };
         let name = line.get(12..).unwrap_or_default().trim_end_matches(['\r', '\n', '/']);
         if !name.is_empty() && self.named.len() < MOST_NAMED {
@@ -356,7 +356,7 @@ mod tests {
             .iter()
             .map(|(name, seen)| (name.as_slice(), *seen))
             .collect();
-        let (changed, deleted) = (Seen::Changed, Seen::Deleted);
+        let (changed, deleted) = (Itemized::Changed, Itemized::Deleted);
         assert_eq!(
             names,
             [
