@@ -191,7 +191,7 @@ pub fn answer(machine: &Machine, tree: &str, fates: &[(Wanted, Fate)]) -> Result
     }
     match machine.run(ANSWER, input.as_bytes())?.code {
         Some(0) => Ok(()),
-        code => Err(AgentError::Rsync(format!(
+        code => Err(AgentError::Unexpected(format!(
             "{} cannot be told of its checkpoints, exit code {code:?}",
             machine.shown()
         ))),

@@ -104,6 +104,9 @@ pub enum AgentError {
     /// rsync failed in a way that nothing above covers.
     #[error("rsync failed ({0}); every recovery point is intact. The next attempt starts over")]
     Rsync(String),
+    /// The other machine did something else than was asked of it.
+    #[error("{0}; every recovery point is intact. The next attempt starts over")]
+    Unexpected(String),
     /// The local disk did not do as told.
     #[error("cannot {doing} on the standby; every complete recovery point is kept. Check the data disk")]
     Io {
@@ -161,7 +164,9 @@ impl AgentError {
             Self::Halted { .. } => RefusalKind::Halted,
             Self::ProgramMissing { .. } => RefusalKind::ProgramMissing,
             Self::DiskFull => RefusalKind::DiskFull,
-            Self::TargetFull { .. } | Self::Interrupted(_) | Self::Rsync(_) | Self::Io { .. } => RefusalKind::Failed,
+            Self::TargetFull { .. } | Self::Interrupted(_) | Self::Rsync(_) | Self::Unexpected(_) | Self::Io { .. } => {
+                RefusalKind::Failed
+            }
         };
         Refusal {
             kind,
@@ -186,6 +191,7 @@ impl AgentError {
             | Self::BadRequest(_)
             | Self::TargetFull { .. }
             | Self::Rsync(_)
+            | Self::Unexpected(_)
             | Self::Io { .. } => PassFailureKind::Failed,
         }
     }

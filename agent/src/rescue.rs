@@ -157,6 +157,7 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
                 | AgentError::TargetFull { .. }
                 | AgentError::Interrupted(_)
                 | AgentError::Rsync(_)
+                | AgentError::Unexpected(_)
                 | AgentError::Io { .. } => RescueStage::Failed { at, message },
             }
         }

@@ -181,7 +181,7 @@ impl Watched {
         };
         let look = read_look(&answer).ok_or_else(|| {
             let words = last_words(&String::from_utf8_lossy(&answer));
-            AgentError::Rsync(format!("{} gave an unexpected answer: {words}", self.shown))
+            AgentError::Unexpected(format!("{} gave an unexpected answer: {words}", self.shown))
         })?;
         Ok(Some(look))
     }
@@ -203,7 +203,7 @@ pub fn mark(machine: &Machine, path: &str, marker: Marker) -> Result<(), AgentEr
     let answer = machine.run(MARK, format!("{path}\n{json}\n").as_bytes())?;
     match answer.code {
         Some(0) => Ok(()),
-        code => Err(AgentError::Rsync(format!(
+        code => Err(AgentError::Unexpected(format!(
             "{} cannot write the marker into {path:?}, exit code {code:?}",
             machine.shown()
         ))),
@@ -218,7 +218,7 @@ pub fn make_target(machine: &Machine, path: &str) -> Result<(), AgentError> {
     match machine.run(MAKE, format!("{path}\n").as_bytes())?.code {
         Some(0) => Ok(()),
         Some(92) => Err(machine.no_rsync()),
-        code => Err(AgentError::Rsync(format!(
+        code => Err(AgentError::Unexpected(format!(
             "{} cannot make the directory {path:?}, exit code {code:?}",
             machine.shown()
         ))),
@@ -240,7 +240,7 @@ pub fn make_room(machine: &Machine, path: &str) -> Result<(), AgentError> {
     match machine.run(MAKE_ROOM, format!("{path}\n").as_bytes())?.code {
         Some(0) => Ok(()),
         Some(92) => Err(machine.no_rsync()),
-        code => Err(AgentError::Rsync(format!(
+        code => Err(AgentError::Unexpected(format!(
             "{} cannot make {ROOM} in {path:?}, exit code {code:?}",
             machine.shown()
         ))),

@@ -93,7 +93,7 @@ impl Pass<'_> {
         let scope = Scope::Changes(seen.cursor.clone());
         let mut incoming = Incoming::prepare(self.dir, self.base.as_ref(), &scope)?;
         let outcome = self.transfer_changes(&mut incoming, watching, &told);
-        if let Err(AgentError::Rsync(_) | AgentError::Io { .. }) = &outcome {
+        if let Err(AgentError::Rsync(_) | AgentError::Unexpected(_) | AgentError::Io { .. }) = &outcome {
             // Whatever is wrong with this list, it must not be wrong for ever.
             watching::remember(self.dir, None)?;
         }

@@ -112,7 +112,7 @@ fn copies(copy: &Path, paths: &[PathBuf]) -> Result<Option<Vec<Have>>, AgentErro
 
 /// Writes what was handed over. Answers its count and the files that were written.
 fn bring_up(copy: &Path, paths: &[PathBuf], have: &[Have], later: &Told) -> Result<(Tally, Vec<PathBuf>), AgentError> {
-    let unasked = || AgentError::Rsync("the GPU's watcher hands over what it was not asked for".into());
+    let unasked = || AgentError::Unexpected("the GPU's watcher hands over what it was not asked for".into());
     if later.reply.handed.len() != have.len() {
         return Err(unasked());
     }

@@ -634,7 +634,7 @@ pub enum PassFailureKind {
     Interrupted,
     /// A guard stopped it: see [`Status::halt`].
     Halted,
-    /// rsync failed in another way.
+    /// It failed in another way.
     Failed,
 }
 
