@@ -18,4 +18,5 @@ pub(crate) mod sync;
 pub(crate) mod token;
 pub(crate) mod webhook;
 
+mod rules;
 mod words;

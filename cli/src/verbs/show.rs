@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 use warmspare_domain::ids::GpuId;
-use warmspare_domain::units::Bytes;
+use warmspare_domain::policy::Policy;
+use warmspare_domain::units::{Bytes, MicroUsd};
 use warmspare_wire::agent::{InMotion, Progress, PutBackActivity, RescueActivity, RestoreActivity, Watcher};
 
+use super::rules::{Rule, rules};
 use super::words::{exit_code, lag, point, text};
 use crate::client::{Api, print_json};
 
@@ -72,6 +74,8 @@ impl Show {
             println!("rescue           {words}");
         }
         println!("traffic          {}", traffic(&view));
+        print_cost(&view["cost"]);
+        print_rules(&view);
         println!("agent heard      {}", text(&view, "heard_at"));
         println!("history");
         for step in view["history"].as_array().into_iter().flatten() {
@@ -142,6 +146,58 @@ fn print_remarks(last_pass: &Value) {
     if let Some(reason) = last_pass["command_failed"].as_str() {
         println!("before_pass      failed, the pass went on: {}", reason.escape_debug());
     }
+}
+
+/// What the standby costs; traffic has a line of its own.
+fn print_cost(cost: &Value) {
+    let Some(sum) = cost["micro_usd_per_month"].as_u64() else {
+        return;
+    };
+    let dollars = |micros: u64| format!("${:.2}", MicroUsd(micros).dollars());
+    let parts = cost["monthly"].as_array().into_iter().flatten();
+    let parts = parts.map(|part| {
+        let micros = part["micro_usd"].as_u64().unwrap_or_default();
+        format!("{} {}", text(part, "what"), dollars(micros))
+    });
+    println!(
+        "cost             about {} a month while the standby runs, traffic aside, at prices of {}",
+        dollars(sum),
+        text(cost, "prices_of")
+    );
+    for line in wrapped(parts) {
+        println!("                 {line}");
+    }
+}
+
+/// What somebody chose, a line each; the rest in as few as possible.
+fn print_rules(view: &Value) {
+    let Ok(policy) = serde_json::from_value::<Policy>(view["policy"].clone()) else {
+        return;
+    };
+    let (usual, chosen): (Vec<_>, Vec<_>) = rules(&policy).into_iter().partition(|rule| rule.is_usual);
+    let mut title = "rules";
+    for Rule { name, words, .. } in chosen {
+        println!("{title:<16} {name} {words}");
+        title = "";
+    }
+    let usual = usual.iter().map(|Rule { name, words, .. }| format!("{name} {words}"));
+    let mut title = "as usual";
+    for line in wrapped(usual) {
+        println!("{title:<16} {line}");
+        title = "";
+    }
+}
+
+/// Lines of a legible width.
+fn wrapped(items: impl Iterator<Item = String>) -> Vec<String> {
+    const WIDTH: usize = 90;
+    items.fold(Vec::new(), |mut lines, item| {
+        match lines.last_mut() {
+            Some(line) if line.len() + item.len() < WIDTH => line.push_str(&format!("; {item}")),
+            Some(_) | None => lines.push(item),
+        }
+        lines
+    })
 }
 
 fn traffic(view: &Value) -> String {

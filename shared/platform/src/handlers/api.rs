@@ -144,7 +144,11 @@ async fn show(
     Path(gpu): Path<String>,
 ) -> Result<Json<AssociationView>, Failure> {
     app.allow(&headers, Scope::Read)?;
-    Ok(Json(app.view(&app.known(&gpu).await?)))
+    let a = app.known(&gpu).await?;
+    Ok(Json(AssociationView {
+        cost: app.cost(&a).await,
+        ..app.view(&a)
+    }))
 }
 
 async fn configure(

@@ -11,6 +11,7 @@ use warmspare_wire::agent::{
     RestoreActivity, Status, Traffic, Watcher,
 };
 
+use crate::estimate::Line;
 use crate::pulse::Pulse;
 
 /// An association as the API shows it.
@@ -64,6 +65,9 @@ pub struct AssociationView {
     pub live_until: Option<Timestamp>,
     /// What copying put on the wire, and what the GPU's host charges for it.
     pub traffic: Option<TrafficView>,
+    /// What the standby costs; only where one association is shown, and its price is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostView>,
     /// When the agent was heard last.
     pub heard_at: Option<Timestamp>,
     /// GPUs whose data moved on.
@@ -84,6 +88,17 @@ pub struct ProgressView {
     pub progress: Progress,
     /// How long the rest takes at this rate, in seconds; `null` while nobody can tell.
     pub seconds_left: Option<u64>,
+}
+
+/// What a standby costs while its machine runs, without traffic.
+#[derive(Debug, Clone, Serialize)]
+pub struct CostView {
+    /// What is paid every month, without what is free.
+    pub monthly: Vec<Line>,
+    /// Their sum.
+    pub micro_usd_per_month: MicroUsd,
+    /// When the machine's price was true: a day or an instant.
+    pub prices_of: String,
 }
 
 /// What copying put on the wire, both ways; of passes that broke off about what had arrived. The host's price is for what leaves it, which is nearly
@@ -177,6 +192,7 @@ impl AssociationView {
             missed: status.map(|status| status.missed),
             live_until: status.and_then(|status| status.live_until),
             traffic: status.map(|status| TrafficView::new(a, status)),
+            cost: None,
             heard_at: pulse.map(|pulse| pulse.at),
             superseded: a.superseded.iter().copied().collect(),
             policy: a.policy.clone(),

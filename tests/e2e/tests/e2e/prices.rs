@@ -74,6 +74,16 @@ fn an_estimate_has_the_prices_of_the_day_and_the_standby_goes_where_it_is_cheape
                     .contains(&format!("is in {}", word(&view["zone"])))
             );
 
+            let shown = warmspare(stage, &["show", &gpu.to_string()]).await?;
+            let shown = String::from_utf8(shown.stdout)?;
+            for part in [
+                "cost             about $",
+                "e2-medium Spot machine $",
+                "source-path workspace",
+            ] {
+                assert!(shown.contains(part), "{part}: {shown}");
+            }
+
             // A restart finds the prices where they were kept, and asks nobody.
             stage.kill_serve().await;
             stage.cloud.inject(refused());

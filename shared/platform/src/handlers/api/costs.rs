@@ -4,12 +4,15 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use serde::Deserialize;
+use warmspare_domain::association::{Association, Phase};
 use warmspare_domain::effect::StandbyRef;
 use warmspare_domain::ids::GpuId;
+use warmspare_domain::policy::MachineSpec;
 use warmspare_domain::units::MicroUsd;
 
 use crate::config::Scope;
 use crate::estimate::{Estimate, EstimateInput, estimate};
+use crate::handlers::view::CostView;
 use crate::handlers::{App, ControlPlane, Failure};
 
 /// GB that change a day and GB that a restore moves, unless the caller knows better.
@@ -30,31 +33,53 @@ pub(super) async fn estimate_costs(
     Query(query): Query<EstimateQuery>,
 ) -> Result<Json<Estimate>, Failure> {
     app.allow(&headers, Scope::Read)?;
-    let input = app.estimate_input(&query).await?;
+    let a = app.find(query.gpu).await?;
+    let input = app.estimate_input(a.as_ref(), &query).await?;
     estimate(&input)
         .map(Json)
         .map_err(|error| Failure::bad_request(error.to_string()))
 }
 
 impl App {
+    /// What the standby of an association costs, as far as its price can be known now. Of traffic there is nothing in it: that is measured.
+    pub(super) async fn cost(&self, a: &Association) -> Option<CostView> {
+        if matches!(a.phase, Phase::Releasing { .. } | Phase::Released { .. }) {
+            return None;
+        }
+        let query = EstimateQuery {
+            gpu: a.gpu,
+            gb_per_day: Some(0),
+            data_gb: Some(0),
+            expected_files: None,
+        };
+        let input = self.estimate_input(Some(a), &query).await.ok()?;
+        let estimate = estimate(&input).ok()?;
+        let mut monthly = estimate.monthly;
+        monthly.retain(|line| line.micro_usd > MicroUsd(0));
+        Some(CostView {
+            monthly,
+            micro_usd_per_month: estimate.micro_usd_per_month,
+            prices_of: estimate.prices_of,
+        })
+    }
+
     /// What to estimate: the standby that the GPU has, or the one that it would get.
-    async fn estimate_input(&self, query: &EstimateQuery) -> Result<EstimateInput, Failure> {
+    async fn estimate_input(&self, a: Option<&Association>, query: &EstimateQuery) -> Result<EstimateInput, Failure> {
         let gpu = query.gpu;
         let prices = self.reconciler.world().prices.current().await;
         let mut standby = None;
-        let (machine, region, placement, disk_reason, profile) = match self.find(gpu).await? {
+        let (machine, region, placement, disk_reason, profile) = match a {
             Some(a) => {
-                standby = Some(StandbyRef::of(&a));
+                standby = Some(StandbyRef::of(a));
                 let zone = &a.standby.zone;
                 let placement = format!("is in {zone}, where it was made");
                 let disk = "as its standby was made".to_owned();
-                (
-                    a.policy.machine.clone(),
-                    zone.region().to_owned(),
-                    placement,
-                    disk,
-                    a.profile,
-                )
+                let machine = MachineSpec {
+                    // What it has grown to is what is paid.
+                    disk_gb: a.disk_gb(),
+                    ..a.policy.machine.clone()
+                };
+                (machine, zone.region().to_owned(), placement, disk, a.profile.clone())
             }
             None => {
                 let rows = self.reconciler.world().gpus.look(&[gpu]).await;
