@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value};
 use warmspare_domain::ids::GpuId;
+use warmspare_domain::policy::Policy;
 
+use super::rules::changes;
 use super::words::text;
 use crate::client::{Api, print_json};
 
@@ -88,21 +90,39 @@ impl Configure {
             self.failover_max_dollars_per_hour.map(Value::from),
         );
         set("superseded_gpu", self.superseded_gpu.map(Value::from));
-        let view: Value = self
-            .api
-            .patch(&format!("/v1/associations/{}", self.gpu), &change)
-            .await?;
+        if change.is_empty() {
+            eprintln!(
+                "warmspare: name the rule to change, as in --exclude '*.tmp'; `warmspare show {}` has those that hold",
+                self.gpu
+            );
+            return Ok(ExitCode::from(2));
+        }
+        let path = format!("/v1/associations/{}", self.gpu);
+        let before: Value = self.api.get(&path).await?;
+        let view: Value = self.api.patch(&path, &change).await?;
         if self.api.json {
             print_json(&view)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let (before, after) = (policy(&before)?, policy(&view)?);
+        let (changed, follows) = changes(&before, &after);
+        if changed.is_empty() {
+            println!("nothing changed: this holds for GPU {} already", text(&view, "gpu"));
         } else {
-            println!(
-                "the rules of GPU {} are now:\n{}",
-                text(&view, "gpu"),
-                serde_json::to_string_pretty(&view["policy"])?
-            );
+            println!("changed for GPU {}:", text(&view, "gpu"));
+        }
+        for line in changed {
+            println!("  {line}");
+        }
+        for line in follows {
+            println!("{line}");
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn policy(view: &Value) -> anyhow::Result<Policy> {
+    serde_json::from_value(view["policy"].clone()).context("this API knows other rules; add --json to see them")
 }
 
 /// As in the settings, `none` stands for an empty list.

@@ -79,6 +79,56 @@ pub(super) fn rules(policy: &Policy) -> Vec<Rule> {
     ]
 }
 
+/// What changed between two sets of rules, each as `name: before -> after`, and what follows from it.
+pub(super) fn changes(before: &Policy, after: &Policy) -> (Vec<String>, Vec<&'static str>) {
+    let changed = rules(before).into_iter().zip(rules(after));
+    let changed = changed
+        .filter(|(before, after)| before.words != after.words)
+        .map(|(before, after)| format!("{:<20} {} -> {}", before.name, before.words, after.words));
+    (changed.collect(), consequences(before, after))
+}
+
+fn consequences(before: &Policy, after: &Policy) -> Vec<&'static str> {
+    let mut follows = Vec::new();
+    if before.source_path != after.source_path {
+        follows.push("the next pass copies what is there instead; older recovery points stay as they are");
+    } else if before.excludes != after.excludes || before.includes != after.includes {
+        follows.push(
+            "the next pass looks at every file; recovery points from then on have what these patterns let through, older ones stay as they are",
+        );
+    }
+    if before.before_pass.is_empty() && !after.before_pass.is_empty() {
+        follows.push("passes come at the beats only while a command runs before them");
+    }
+    if before.bandwidth_kib_per_s != after.bandwidth_kib_per_s && after.bandwidth_kib_per_s > 0 {
+        follows.push("a last-gasp pass and a rescue keep to no limit");
+    }
+    if before.max_deleted_percent != after.max_deleted_percent && after.max_deleted_percent == 100 {
+        follows.push("deletions never halt copying any more");
+    }
+    if before.max_disk_gb < after.max_disk_gb {
+        follows.push("the disk grows when it fills; it never shrinks, and is paid until the standby is released");
+    }
+    if before.when_deleted_at_vast != after.when_deleted_at_vast
+        && after.when_deleted_at_vast == WhenDeletedAtVast::Release
+    {
+        follows.push("once the GPU is deleted at Vast, by whomever, the standby goes with everything on it");
+    }
+    match (before.failover, after.failover) {
+        (Failover::Manual, Failover::Automatic { .. }) => follows.push(
+            "when the GPU is outbid, its host is dark or a tool reports it failed, another one is rented by itself, and billed by Vast",
+        ),
+        (Failover::Automatic { .. }, Failover::Manual) => {
+            follows.push("when the GPU is lost its data waits for `warmspare restore`")
+        }
+        (Failover::Manual, Failover::Manual) | (Failover::Automatic { .. }, Failover::Automatic { .. }) => {}
+    }
+    if before.superseded != after.superseded && after.superseded == SupersededGpu::Destroy {
+        follows.push("once its data runs, verified, on another GPU, the old one is destroyed at Vast");
+    }
+    follows
+}
+
 fn patterns(patterns: &[String]) -> String {
     or_none(&patterns.join(", "))
 }
@@ -128,6 +178,7 @@ fn time(Seconds(seconds): Seconds) -> String {
 #[cfg(test)]
 mod tests {
     use warmspare_domain::policy::{MachineSpec, Provisioning, StandbyProvider};
+    use warmspare_domain::units::MicroUsd;
 
     use super::*;
 
@@ -179,6 +230,29 @@ mod tests {
                 ("retention", "90 s")
             ]
         );
+    }
+
+    #[test]
+    fn a_change_names_both_sides_and_what_follows_from_it() {
+        assert_eq!(changes(&usual(), &usual()), (vec![], vec![]));
+        let after = Policy {
+            excludes: vec!["*.tmp".to_owned()],
+            failover: Failover::Automatic {
+                max_price_per_hour: MicroUsd(400_000),
+            },
+            before_pass: "echo \"it's\"\nsync".to_owned(),
+            ..usual()
+        };
+        let (changed, follows) = changes(&usual(), &after);
+        assert_eq!(
+            changed,
+            [
+                "exclude              the usual caches -> *.tmp",
+                "before-pass          none -> echo \"it's\"\\nsync",
+                "failover             manual -> automatic, for at most $0.40 an hour",
+            ]
+        );
+        assert_eq!(follows.len(), 3, "{follows:?}");
     }
 
     #[test]
