@@ -19,6 +19,8 @@ need setfattr attr
 need cc build-essential
 if [ "$(id -u)" -eq 0 ]; then # what mounts disks runs as root only
     need mkfs.btrfs btrfs-progs
+    need mount mount
+    need losetup mount
     need mkfs.ext4 e2fsprogs
     need visudo sudo
     need curl curl

@@ -3,7 +3,8 @@
 //! Every GPU and every standby has a directory, a host key, authorized keys and an sshd of its own on a loopback address. A
 //! stopped machine has no sshd and no process, a deleted one no directory. A Compute Engine data disk is a directory that
 //! outlives its VM; while a VM has it, the directory is *moved* to `data` in the VM's home (so that it is a real directory
-//! there, for `cd`, rsync and guards alike) and `disks/<zone>/<name>` links to it.
+//! there, for `cd`, rsync and guards alike) and `disks/<zone>/<name>` links to it. With [`DataDisks::Btrfs`] that directory is only
+//! where the disk is mounted while the VM is on, and `disks/<zone>/<name>.img` is the disk.
 //!
 //! Only the account that runs the sim can log in to its machines: [`Simcloud::login_user`] names it.
 
@@ -27,6 +28,7 @@ mod sshd;
 mod storage;
 mod token;
 mod vast;
+mod volume;
 mod watchdog;
 mod webhooks;
 mod world;
@@ -38,7 +40,7 @@ pub use inventory::{Left, LeftDisk};
 pub use journal::Recorded;
 pub use knobs::{Knobs, NoSuchMachine};
 pub use machine::{MachineError, login_user};
-pub use options::{Options, RateLimits, Timing};
-pub use simcloud::{Simcloud, StartError};
+pub use options::{DataDisks, Options, RateLimits, Timing};
+pub use simcloud::{Simcloud, StartError, check_btrfs_disks};
 pub use vast::Birth;
 pub use webhooks::Delivery;

@@ -15,6 +15,7 @@ use rustix::process::Signal;
 
 use crate::processes::{CLOUD_VARIABLE, MACHINE_VARIABLE, Marks, kill_all, signal_all};
 use crate::sshd::{self, ForcedCommand};
+use crate::volume::Volume;
 
 /// How long sshd may take to listen; it takes some 20 ms, on a busy host more.
 const SSHD_START_LIMIT: Duration = Duration::from_secs(15);
@@ -56,7 +57,7 @@ pub enum MachineError {
     NotRunning(String),
 }
 
-fn file_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MachineError {
+pub(crate) fn file_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MachineError {
     let path = path.to_owned();
     move |source| MachineError::File { what, path, source }
 }
@@ -84,6 +85,8 @@ pub(crate) struct Machine {
     directory: PathBuf,
     marks: Marks,
     power: Mutex<Option<Running>>,
+    /// Disks that are mounted while the machine is on. Locked after `power`.
+    volumes: Mutex<Vec<Volume>>,
     /// Set when the machine is to stay off for good.
     retired: AtomicBool,
 }
@@ -110,6 +113,7 @@ impl Machine {
             directory,
             marks,
             power: Mutex::new(None),
+            volumes: Mutex::default(),
             retired: AtomicBool::new(false),
         };
         machine.new_host_key()?;
@@ -162,6 +166,9 @@ impl Machine {
             return Err(MachineError::NotRunning(self.name.clone()));
         }
         self.write_configuration(address, command)?;
+        for volume in self.lock_volumes().iter_mut() {
+            volume.mount(&self.marks.cloud)?;
+        }
         *power = Some(Running {
             sshd: self.spawn_sshd()?,
             address,
@@ -179,7 +186,7 @@ impl Machine {
         started
     }
 
-    /// Cuts the power: no sshd, no session, none of its processes is left when this returns.
+    /// Cuts the power: no sshd, no session, none of its processes is left when this returns, and no disk of it is mounted.
     pub(crate) fn stop(&self) {
         let mut power = self.lock();
         let running = power.take();
@@ -188,6 +195,32 @@ impl Machine {
             let _ = running.sshd.wait();
         }
         let _ = fs::remove_file(self.directory.join("sshd.pid"));
+        for volume in self.lock_volumes().iter_mut() {
+            if let Err(failure) = volume.unmount() {
+                tracing::error!(error = %failure, "a data disk stays mounted");
+            }
+        }
+    }
+
+    /// Attaches a disk, which is mounted from the next start on, or at once when the machine is on.
+    pub(crate) fn plug(&self, mut volume: Volume) -> Result<(), MachineError> {
+        let power = self.lock();
+        if power.is_some() {
+            volume.mount(&self.marks.cloud)?;
+        }
+        self.lock_volumes().push(volume);
+        Ok(())
+    }
+
+    /// Detaches the disk that is, or would be, mounted there.
+    pub(crate) fn unplug(&self, at: &Path) -> Result<(), MachineError> {
+        let _power = self.lock();
+        let mut volumes = self.lock_volumes();
+        for volume in volumes.iter_mut().filter(|volume| volume.is_at(at)) {
+            volume.unmount()?;
+        }
+        volumes.retain(|volume| !volume.is_at(at));
+        Ok(())
     }
 
     /// Cuts the power for good: no later start succeeds.
@@ -268,6 +301,10 @@ impl Machine {
 
     fn lock(&self) -> MutexGuard<'_, Option<Running>> {
         self.power.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_volumes(&self) -> MutexGuard<'_, Vec<Volume>> {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write_configuration(&self, address: SocketAddr, command: &ForcedCommand) -> Result<(), MachineError> {

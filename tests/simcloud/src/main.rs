@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use simcloud::{Options, RateLimits, Simcloud};
+use simcloud::{DataDisks, Options, RateLimits, Simcloud};
 
 /// Simulated Vast.ai and Google Compute Engine with real machines on loopback.
 #[derive(Debug, Parser)]
@@ -24,6 +24,9 @@ struct Arguments {
     /// Enforce Vast's published call limits.
     #[arg(long)]
     enforce_rate_limits: bool,
+    /// Data disks are btrfs file systems of their size on loop devices (as root).
+    #[arg(long)]
+    btrfs_disks: bool,
 }
 
 #[tokio::main]
@@ -38,6 +41,11 @@ async fn main() -> ExitCode {
             RateLimits::WithRetryAfter
         } else {
             RateLimits::Off
+        },
+        data_disks: if arguments.btrfs_disks {
+            DataDisks::Btrfs
+        } else {
+            DataDisks::Directories
         },
         ..Options::default()
     };

@@ -28,6 +28,8 @@ pub struct Options {
     pub rate_limits: RateLimits,
     /// Prepaid credit of the Vast account in US dollars.
     pub vast_credit: f64,
+    /// What the data disks of VMs are made of.
+    pub data_disks: DataDisks,
 }
 
 impl Default for Options {
@@ -44,6 +46,7 @@ impl Default for Options {
             standby_ssh_port: None,
             rate_limits: RateLimits::Off,
             vast_credit: 100.0,
+            data_disks: DataDisks::Directories,
         }
     }
 }
@@ -58,6 +61,17 @@ pub enum RateLimits {
     WithoutRetryAfter,
     /// 429 with JSON, `Retry-After` and `X-RateLimit-*`, as newer answers carry.
     WithRetryAfter,
+}
+
+/// What the data disks of VMs are made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DataDisks {
+    /// Plain directories, as large as the host's disk.
+    #[default]
+    Directories,
+    /// btrfs file systems of the disk's size, each in a sparse file on a loop device: mounted while the machine is on, and full when
+    /// they are full. The host must have room for what is written to them. Takes root; see [`crate::check_btrfs_disks`].
+    Btrfs,
 }
 
 /// How long things take, in real seconds before `time_scale` is applied.

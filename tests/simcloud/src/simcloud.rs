@@ -16,8 +16,9 @@ use crate::inventory::{self, Left, LeftDisk};
 use crate::journal::Recorded;
 use crate::knobs::{Knobs, NoSuchMachine};
 use crate::machine::{self, Machine, MachineError, Site};
-use crate::options::Options;
+use crate::options::{DataDisks, Options};
 use crate::sshd;
+use crate::volume;
 use crate::watchdog;
 use crate::world::{Foundation, World};
 use crate::{server, token};
@@ -47,6 +48,14 @@ pub enum StartError {
     /// A program that machines need does not work.
     #[error("cannot prepare machines")]
     Machines(#[from] MachineError),
+    /// Data disks cannot be real ones.
+    #[error(
+        "cannot make btrfs file systems on loop devices: {why}; use plain directories, or run as root with btrfs-progs and mount installed"
+    )]
+    DataDisks {
+        /// What is missing.
+        why: String,
+    },
     /// The HTTP client for notifications could not be made.
     #[error("cannot make an HTTP client")]
     Client(#[from] reqwest::Error),
@@ -65,6 +74,9 @@ impl Simcloud {
     /// # Errors
     /// When its directory, its port or the programs it needs (sshd, ssh-keygen, sh) are not to be had.
     pub async fn start(options: Options) -> Result<Self, StartError> {
+        if options.data_disks == DataDisks::Btrfs {
+            check_btrfs_disks()?;
+        }
         let (root, temporary) = open_directory(&options)?;
         let login_user = machine::login_user()?;
         if rustix::process::geteuid().is_root() {
@@ -309,6 +321,14 @@ impl Drop for Simcloud {
         close(&self.world);
         self.server.abort();
     }
+}
+
+/// Whether data disks can be [`DataDisks::Btrfs`] here: makes one, mounts it and takes it down again.
+///
+/// # Errors
+/// `DataDisks` when not: no root, no loop devices, no btrfs.
+pub fn check_btrfs_disks() -> Result<(), StartError> {
+    volume::check().map_err(|why| StartError::DataDisks { why })
 }
 
 async fn serve(listener: TcpListener, world: Arc<World>) {

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 use crate::machine::MachineError;
 
 /// Waits until its standard input closes, which the kernel does when the sim is gone in whatever way. Then every sshd
-/// whose command line names this sim's directory, its descendants, and every process that carries the sim's mark ends.
+/// whose command line names this sim's directory, its descendants, and every process that carries the sim's mark ends; and what is mounted
+/// below that directory is unmounted, which detaches its loop devices. Images go, too: nobody but the sim knew what they were.
 const SCRIPT: &str = r#"
 root=$1; mark=$2; temporary=$3
 read -r _
@@ -35,6 +36,10 @@ for round in 1 2 3; do
     tr '\0' '\n' <"$entry/environ" 2>/dev/null | grep -qxF "SIM_CLOUD=$mark" && kill -KILL "${entry#/proc/}" 2>/dev/null
   done
 done
+for at in $(while read -r _ at _; do case $at in "$root"/*) echo "$at" ;; esac; done </proc/mounts); do
+  umount "$at" 2>/dev/null || umount -l "$at" 2>/dev/null
+done
+rm -f "$root"/disks/*/*.img
 [ "$temporary" = yes ] && rm -rf "$root"
 exit 0
 "#;

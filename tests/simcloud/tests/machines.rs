@@ -5,7 +5,7 @@ mod rig;
 use std::path::Path;
 use std::process::Command;
 
-use rig::{Rig, ZONE, until};
+use rig::{Killed, Rig, ZONE, until};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,14 +282,4 @@ async fn a_killed_sim_leaves_no_process_behind() {
         directory.path().join("machines").exists(),
         "a directory that was given stays"
     );
-}
-
-/// A child that is killed with the signal nobody can catch.
-struct Killed(std::process::Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

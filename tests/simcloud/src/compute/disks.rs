@@ -1,4 +1,4 @@
-//! Persistent disks: directories of their own that outlive machines.
+//! Persistent disks: directories of their own, or btrfs file systems, that outlive machines.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use super::operations::{self, Target};
 use super::{Compute, Outcome, Place, catalogue, checks, error, filter, insert, link, not_found, schema, timestamp};
 use crate::http::{Call, Reply};
-use crate::machine::MachineError;
+use crate::machine::{Machine, MachineError};
+use crate::options::DataDisks;
+use crate::volume::{self, Volume};
 use crate::world::{World, now};
 
 /// One disk.
@@ -85,7 +87,8 @@ impl Disk {
     }
 }
 
-/// Where a disk's files are while no machine has it, and a link to them while one does.
+/// Where a disk's files are while no machine has it, and a link to them while one does. Of a btrfs disk it is where that is mounted,
+/// and empty while it is not.
 pub(crate) fn directory(world: &World, place: &Place) -> PathBuf {
     world.root().join("disks").join(&place.0).join(&place.1)
 }
@@ -95,33 +98,59 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MachineE
     move |source| MachineError::File { what, path, source }
 }
 
-/// Makes a disk's directory: the one place that decides what a disk is made of.
+/// What a btrfs disk is made of.
+fn image(world: &World, place: &Place) -> PathBuf {
+    directory(world, place).with_added_extension("img")
+}
+
+/// Makes a disk's directory.
 pub(crate) fn make(world: &World, place: &Place) -> Result<(), MachineError> {
     let path = directory(world, place);
     fs::create_dir_all(&path).map_err(failed("create", &path))
 }
 
-/// Moves a disk's directory into a machine, so that it is a real directory there, and leaves a link behind.
-pub(crate) fn mount(world: &World, place: &Place, at: &Path) -> Result<(), MachineError> {
-    let path = directory(world, place);
-    fs::rename(&path, at).map_err(failed("mount at", at))?;
-    symlink(at, &path).map_err(failed("link", &path))
+/// Makes a data disk's content, where it is more than a directory. The real one is blank until the start-up script formats it.
+pub(crate) fn format(world: &World, place: &Place, size_gb: u64) -> Result<(), MachineError> {
+    match world.options.data_disks {
+        DataDisks::Directories => Ok(()),
+        DataDisks::Btrfs => volume::make(&image(world, place), bytes(size_gb)),
+    }
 }
 
-/// Moves a disk's directory back out of a machine.
-pub(crate) fn unmount(world: &World, place: &Place, from: &Path) -> Result<(), MachineError> {
+/// Compute Engine's GB are of 2^30 bytes.
+fn bytes(size_gb: u64) -> u64 {
+    size_gb << 30
+}
+
+/// Moves a disk's directory into a machine's home, so that it is a real directory there, and leaves a link behind.
+pub(crate) fn mount(world: &World, place: &Place, machine: &Machine, name: &str) -> Result<(), MachineError> {
     let path = directory(world, place);
+    let at = machine.home().join(name);
+    fs::rename(&path, &at).map_err(failed("mount at", &at))?;
+    symlink(&at, &path).map_err(failed("link", &path))?;
+    match world.options.data_disks {
+        DataDisks::Directories => Ok(()),
+        DataDisks::Btrfs => machine.plug(Volume::new(image(world, place), at)),
+    }
+}
+
+/// Moves a disk's directory back out of a machine's home.
+pub(crate) fn unmount(world: &World, place: &Place, machine: &Machine, name: &str) -> Result<(), MachineError> {
+    let path = directory(world, place);
+    let from = machine.home().join(name);
+    machine.unplug(&from)?;
     if !from.exists() {
         return Ok(());
     }
     let _ = fs::remove_file(&path);
-    fs::rename(from, &path).map_err(failed("unmount to", &path))
+    fs::rename(&from, &path).map_err(failed("unmount to", &path))
 }
 
 /// Removes a disk that no machine has.
 pub(crate) fn remove(world: &World, place: &Place) -> Result<(), MachineError> {
     world.state().compute.disks.remove(place);
     let path = directory(world, place);
+    let _ = fs::remove_file(image(world, place));
     match fs::remove_dir_all(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(source)),
         Ok(()) | Err(_) => Ok(()),
@@ -231,7 +260,9 @@ fn create(world: &Arc<World>, call: &Call, zone: &str) -> Outcome {
     }
     let size = checks::size_gb(&body["sizeGb"])?.unwrap_or(500);
     let kind = checks::checked_disk_type(&body["type"])?;
-    make(world, &place).map_err(insert::sim_failure)?;
+    make(world, &place)
+        .and_then(|()| format(world, &place, size))
+        .map_err(insert::sim_failure)?;
     {
         let mut state = world.state();
         let mut disk = Disk::new(&mut state.compute, zone, &place.1, size, &kind);
@@ -286,6 +317,13 @@ fn resize(world: &Arc<World>, call: &Call, place: &Place) -> Outcome {
     short(world, place, "resizeDisk", move |world| {
         if let Some(disk) = world.state().compute.disks.get_mut(&target) {
             disk.size_gb = size;
+        }
+        let grown = match world.options.data_disks {
+            DataDisks::Directories => Ok(()),
+            DataDisks::Btrfs => volume::grow(&image(world, &target), bytes(size)),
+        };
+        if let Err(failure) = grown {
+            tracing::error!(error = %failure, "a disk could not be enlarged");
         }
         Ok(())
     })

@@ -85,12 +85,15 @@ fn build(
         let at = (place.0.clone(), disk.name.clone());
         if enter_disk(world, &at, disk, &place.1) {
             disks::make(world, &at)?;
+            if !disk.boot {
+                disks::format(world, &at, disk.size_gb)?;
+            }
             new_disks.push(at.clone());
         }
         let directory = (!disk.boot).then(|| mount_name(mounted, &disk.device));
         if let Some(directory) = &directory {
             mounted += 1;
-            disks::mount(world, &at, &machine.home().join(directory))?;
+            disks::mount(world, &at, &machine, directory)?;
         }
         attachments.push(Attachment {
             disk: disk.name.clone(),

@@ -382,7 +382,7 @@ fn take_apart(world: &Arc<World>, place: &Place, goes: impl Fn(bool, &Place) -> 
     for disk in &vm.disks {
         let at = (place.0.clone(), disk.disk.clone());
         let moved = match &disk.mounted {
-            Some(directory) => disks::unmount(world, &at, &vm.machine.home().join(directory)),
+            Some(directory) => disks::unmount(world, &at, &vm.machine, directory),
             None => Ok(()),
         };
         if let Some(record) = world.state().compute.disks.get_mut(&at) {

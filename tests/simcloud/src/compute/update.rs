@@ -164,7 +164,7 @@ pub(super) fn attach_disk(world: &Arc<World>, call: &Call, place: &Place) -> Out
     let auto_delete = body["autoDelete"] == true;
     lifecycle::short(world, place, "attachDisk", move |world, place| {
         let directory = insert::mount_name(mounts, &device);
-        if let Err(failure) = disks::mount(world, &at, &machine.home().join(&directory)) {
+        if let Err(failure) = disks::mount(world, &at, &machine, &directory) {
             tracing::error!(error = %failure, "a disk could not be attached");
             return;
         }
@@ -202,7 +202,7 @@ pub(super) fn detach_disk(world: &Arc<World>, call: &Call, place: &Place) -> Out
     lifecycle::short(world, place, "detachDisk", move |world, place| {
         let at = (place.0.clone(), disk.disk.clone());
         let directory = disk.mounted.unwrap_or_default();
-        if let Err(failure) = disks::unmount(world, &at, &machine.home().join(directory)) {
+        if let Err(failure) = disks::unmount(world, &at, &machine, &directory) {
             tracing::error!(error = %failure, "a disk could not be detached");
         }
         let _ = vm(world, place, |vm| vm.disks.retain(|one| one.device != device));

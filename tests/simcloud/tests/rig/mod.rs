@@ -287,6 +287,16 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl 
     }
 }
 
+/// A child that is killed with the signal nobody can catch.
+pub struct Killed(pub std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// One notification as it arrived.
 #[derive(Debug, Clone)]
 pub struct Letter {
