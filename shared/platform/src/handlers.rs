@@ -7,7 +7,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 use tracing::warn;
-use warmspare_domain::association::Association;
+use warmspare_domain::association::{Association, Phase, Target};
 use warmspare_domain::event::Event;
 use warmspare_domain::ids::{AssociationId, GpuId, Zone};
 use warmspare_domain::policy::{MachineSpec, Policy, StandbyProvider};
@@ -120,14 +120,20 @@ impl App {
     /// # Errors
     /// When the store does not answer.
     pub async fn find(&self, gpu: GpuId) -> Result<Option<Association>, StoreError> {
-        if let Some(read) = self.reconciler.world().store.get(AssociationId::of(gpu)).await? {
-            return Ok(Some(read.association));
+        let own = self.reconciler.world().store.get(AssociationId::of(gpu)).await?;
+        let own = own.map(|read| read.association);
+        if own.as_ref().is_some_and(is_live) {
+            return Ok(own);
         }
-        // Rare: a GPU that took over another one's data. Tombstones count, too: they are what a late event must find.
+        // Rare: a GPU that took over another one's data, perhaps after its own was let go.
         let everything = self.reconciler.everything().await?;
-        Ok(everything
-            .into_iter()
-            .find(|a| a.gpu == gpu || a.superseded.contains(&gpu) || is_target(a, gpu)))
+        let serves_it = |a: &&Association| is_live(a) && (a.gpu == gpu || is_target(a, gpu));
+        if let Some(live) = everything.iter().find(serves_it) {
+            return Ok(Some(live.clone()));
+        }
+        // Tombstones count, too: they are what a late event must find.
+        let knew_it = |a: &Association| a.gpu == gpu || a.superseded.contains(&gpu) || is_target(a, gpu);
+        Ok(own.or_else(|| everything.into_iter().find(knew_it)))
     }
 
     /// The standby for a GPU by the settings, the prices of the day and what is expected of its load.
@@ -182,8 +188,11 @@ impl App {
     }
 }
 
+fn is_live(a: &Association) -> bool {
+    !matches!(a.phase, Phase::Released { .. })
+}
+
 fn is_target(a: &Association, gpu: GpuId) -> bool {
-    use warmspare_domain::association::{Phase, Target};
     match &a.phase {
         Phase::Restoring { job, .. } => match job.target {
             Target::Gpu { gpu: target, .. } => target == gpu,

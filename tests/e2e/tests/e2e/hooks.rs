@@ -7,8 +7,8 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use warmspare_domain::units::Timestamp;
 use warmspare_e2e::{
-    Stage, await_phase, created, destroyed, failed, fast, newest_point_directory, play, protected_gpu, running_gpu,
-    standbys, until, word,
+    Stage, await_phase, created, destroyed, failed, fast, newest_point_directory, no_standby_left, play, protected_gpu,
+    running_gpu, standbys, until, word,
 };
 use warmspare_platform::handlers::seal::{self, HOOK, VAST};
 
@@ -100,6 +100,37 @@ fn what_was_released_by_mistake_is_protected_again_when_a_person_asks() {
             assert_ne!(view["standby"], first);
             assert!(newest_point_directory(stage)?.join("runs/29.txt").is_file());
             Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_gpu_that_took_over_anothers_data_is_its_own_tombstone_no_longer() {
+    play(fast(), |stage| {
+        Box::pin(async {
+            let (first, second) = (protected_gpu(stage).await?, running_gpu(stage).await?);
+            created(stage, second).await?;
+            destroyed(stage, second, "user_request").await?;
+            await_phase(stage, second, &["released"]).await?;
+            failed(stage, first).await?;
+            let path = format!("/v1/associations/{first}/restore");
+            let onto = json!({"onto": second.to_string()});
+            let (status, answer) = stage.api(Method::POST, &path, Some(onto)).await?;
+            assert!(status.is_success(), "{answer}");
+            let view = await_phase(stage, first, &["protected"]).await?;
+            assert_eq!(view["gpu"], format!("vast-{second}"));
+
+            // Under its own number it was released; what is meant by it now is the data that moved there.
+            assert_eq!(stage.view(second).await?["association"], format!("vast-{first}"));
+            let again = stage.api(
+                Method::POST,
+                "/v1/associations",
+                Some(json!({"gpu": second.to_string()})),
+            );
+            assert_eq!(again.await?.1["result"], "already_so");
+            assert_eq!(standbys(stage).len(), 1);
+            destroyed(stage, second, "user_request").await?;
+            no_standby_left(stage).await
         })
     });
 }
