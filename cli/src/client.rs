@@ -19,25 +19,36 @@ const LONG: Duration = Duration::from_secs(610);
 /// Where the API is.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Api {
-    /// Address of the API.
-    #[arg(
-        long,
-        env = "WARMSPARE_URL",
-        default_value = "http://127.0.0.1:8787",
-        hide_env_values = true,
-        global = true,
-        value_parser = base_url
-    )]
-    url: String,
+    /// Address of the API; without it WARMSPARE_URL, or else http://127.0.0.1:8787.
+    // Not clap's `env`: what comes from there would stand in every usage line.
+    #[arg(long, global = true, value_parser = base_url, help_heading = HEADING)]
+    url: Option<String>,
     /// Print JSON instead of words.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = HEADING)]
     pub(crate) json: bool,
 }
+
+const HEADING: &str = "Options of every verb that asks the API";
+
+/// Where `warmspare serve` listens unless it is told otherwise.
+const LOCAL: &str = "http://127.0.0.1:8787";
 
 impl Api {
     /// The API at this address.
     pub(crate) fn at(url: String) -> Self {
-        Self { url, json: false }
+        Self {
+            url: Some(url),
+            json: false,
+        }
+    }
+
+    fn url(&self) -> anyhow::Result<String> {
+        let from_environment = || std::env::var("WARMSPARE_URL").ok().filter(|url| !url.is_empty());
+        match (&self.url, from_environment()) {
+            (Some(url), _) => Ok(url.clone()),
+            (None, Some(url)) => base_url(&url).map_err(|fix| anyhow!("WARMSPARE_URL cannot be used: {fix}")),
+            (None, None) => Ok(LOCAL.to_owned()),
+        }
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
@@ -58,10 +69,11 @@ impl Api {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> anyhow::Result<T> {
-        let url = format!("{}{path}", self.url.trim_end_matches('/'));
+        let (base, token) = (self.url()?, token()?);
+        let url = format!("{}{path}", base.trim_end_matches('/'));
         let mut request = reqwest::Client::new()
             .request(method, &url)
-            .bearer_auth(token()?)
+            .bearer_auth(&token.text)
             .timeout(if path == REBUILD { LONG } else { USUAL });
         if let Some(body) = body {
             request = request.json(body);
@@ -69,7 +81,7 @@ impl Api {
         let answer = request.send().await.map_err(|error| {
             anyhow!(
                 "cannot reach {}: {}. Is `warmspare serve` running there? Set WARMSPARE_URL for another address",
-                self.url,
+                base,
                 root_cause(&error)
             )
         })?;
@@ -82,6 +94,9 @@ impl Api {
             let message = message.unwrap_or_else(|| format!("{url} answered {status}; it is not the warmspare API"));
             if status == reqwest::StatusCode::SERVICE_UNAVAILABLE {
                 return Err(NotNow(message).into());
+            }
+            if status == reqwest::StatusCode::UNAUTHORIZED {
+                bail!("{message} (the one in {})", token.source);
             }
             bail!("{message}");
         }
@@ -112,9 +127,10 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 }
 
 /// The token from the environment, or the one that `serve` left for the person who runs it.
-fn token() -> anyhow::Result<String> {
-    if let Ok(token) = std::env::var("WARMSPARE_TOKEN") {
-        return Ok(token);
+fn token() -> anyhow::Result<Token> {
+    if let Some(text) = std::env::var("WARMSPARE_TOKEN").ok().filter(|token| !token.is_empty()) {
+        let source = "WARMSPARE_TOKEN".to_owned();
+        return Ok(Token { text, source });
     }
     let path = default_state_dir().join("token");
     let text = std::fs::read_to_string(&path).with_context(|| {
@@ -123,7 +139,16 @@ fn token() -> anyhow::Result<String> {
             path.display()
         )
     })?;
-    Ok(text.trim().to_owned())
+    Ok(Token {
+        text: text.trim().to_owned(),
+        source: path.display().to_string(),
+    })
+}
+
+/// A token, and where it was found.
+struct Token {
+    text: String,
+    source: String,
 }
 
 /// Prints a value as JSON for programs.

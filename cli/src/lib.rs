@@ -18,9 +18,17 @@ mod settings;
 mod stop;
 mod verbs;
 
+const AFTER_HELP: &str = "\
+Verbs about GPUs ask a running `warmspare serve`, or the functions on AWS: at
+WARMSPARE_URL (or http://127.0.0.1:8787), with the token in WARMSPARE_TOKEN
+(or the one that `serve` left for you).
+
+Exit codes: 0 done, 1 failed, 2 usage or settings, 3 copying is halted and
+wants a decision.";
+
 /// Keeps a cheap CPU standby for every rented GPU, so that losing the GPU loses nothing.
 #[derive(Debug, Parser)]
-#[command(name = "warmspare", version, about, max_term_width = 100)]
+#[command(name = "warmspare", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     verb: Verb,

@@ -32,7 +32,7 @@ mod world;
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// A TOML file with settings; the environment wins over it.
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Read the settings, say what is wrong with them, and do nothing else.
     #[arg(long)]

@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, value_parser};
 use serde_json::{Map, Value};
 use warmspare_domain::ids::GpuId;
 use warmspare_domain::policy::Policy;
 
 use super::rules::changes;
-use super::words::text;
+use super::words::{price, text};
 use crate::client::{Api, print_json};
 
 /// Change the rules of one GPU. Only what is named changes.
@@ -20,14 +20,14 @@ pub(crate) struct Configure {
     /// The Vast.ai contract number.
     gpu: GpuId,
     /// The directory on the GPU that is copied.
-    #[arg(long)]
+    #[arg(long, value_name = "PATH")]
     source_path: Option<String>,
     /// rsync pattern that is not copied; may be given more than once, and replaces the list; `none` empties it.
-    #[arg(long = "exclude")]
+    #[arg(long = "exclude", value_name = "PATTERN")]
     excludes: Option<Vec<String>>,
     /// rsync pattern that is copied although an exclude fits it, too; may be given more than once, and replaces the
     /// list; `none` empties it.
-    #[arg(long = "include")]
+    #[arg(long = "include", value_name = "PATTERN")]
     includes: Option<Vec<String>>,
     /// Path below the directory that travels before all others, in a first pass and in a restore; may be given more than
     /// once, and replaces the list; `none` empties it.
@@ -37,34 +37,34 @@ pub(crate) struct Configure {
     #[arg(long, value_name = "COMMAND")]
     before_pass: Option<String>,
     /// The largest lag promised, in seconds.
-    #[arg(long)]
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u32).range(1..))]
     lag_objective_s: Option<u32>,
-    /// A pass that would remove more than this share of the files halts.
-    #[arg(long)]
+    /// A pass that would remove more than this share of the files halts; 100 lets none halt.
+    #[arg(long, value_name = "PERCENT", value_parser = value_parser!(u8).range(1..=100))]
     max_deleted_percent: Option<u8>,
     /// The most that copying may take of the GPU's network, in KiB a second; 0 sets no limit.
-    #[arg(long)]
+    #[arg(long, value_name = "KIB")]
     bandwidth_kib_per_s: Option<u32>,
     /// What the standby's data disk may grow to when it fills, in GB; 0 lets it never grow.
-    #[arg(long)]
+    #[arg(long, value_name = "GB")]
     max_disk_gb: Option<u32>,
     /// How long the data of a lost GPU is kept, in seconds.
-    #[arg(long)]
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u32).range(1..))]
     retention_s: Option<u32>,
     /// How long the machine of a lost GPU's standby stays up, in seconds.
-    #[arg(long)]
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u32).range(1..))]
     stop_standby_after_s: Option<u32>,
-    /// `hold` or `release`.
-    #[arg(long)]
+    /// What becomes of the standby when the GPU was deleted at Vast and no tool said why.
+    #[arg(long, value_name = "WHAT", value_parser = ["hold", "release"])]
     when_deleted_at_vast: Option<String>,
-    /// `manual` or `automatic`.
-    #[arg(long)]
+    /// Whether a lost GPU is replaced by itself; needs the price below.
+    #[arg(long, value_name = "HOW", value_parser = ["manual", "automatic"])]
     failover: Option<String>,
     /// What a replacement may cost an hour, in dollars.
-    #[arg(long)]
+    #[arg(long, value_name = "DOLLARS", value_parser = price, allow_negative_numbers = true)]
     failover_max_dollars_per_hour: Option<f64>,
-    /// `keep` or `destroy`.
-    #[arg(long)]
+    /// What becomes of the old GPU at Vast once its data runs, verified, on another.
+    #[arg(long, value_name = "WHAT", value_parser = ["keep", "destroy"])]
     superseded_gpu: Option<String>,
 }
 

@@ -13,7 +13,7 @@ use crate::settings;
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
     /// Examine from this machine, with these settings; the environment wins over the file.
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Have the deployment at this address examine itself with its own rights.
     #[arg(long, env = "WARMSPARE_URL", hide_env_values = true, value_parser = base_url)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, value_parser};
 use serde_json::{Value, json};
 use tokio::process::Command;
 use warmspare_domain::association::PointChoice;
@@ -55,7 +55,7 @@ pub(crate) struct Download {
     #[arg(long)]
     force: bool,
     /// How long the permission lasts, in hours.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=24))]
     hours: u32,
 }
 

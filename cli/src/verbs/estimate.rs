@@ -17,13 +17,13 @@ pub(crate) struct Estimate {
     /// The Vast.ai contract number.
     gpu: GpuId,
     /// How many GB change a day.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, value_name = "GB", default_value_t = 10)]
     gb_per_day: u32,
     /// How many GB a restore would move.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, value_name = "GB", default_value_t = 10)]
     data_gb: u32,
     /// How many files its source path will have: many small ones want a faster disk.
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER")]
     expected_files: Option<u64>,
 }
 

@@ -23,24 +23,28 @@ impl Machines {
             print_json(&machines)?;
             return Ok(ExitCode::SUCCESS);
         }
-        match machines["gpus"].as_array() {
+        match machines["gpus"].as_array().map(Vec::as_slice) {
             None => eprintln!("Vast did not answer; its GPUs are unknown, not gone."),
+            Some([]) => eprintln!("No GPU is rented at Vast."),
             Some(gpus) => {
                 for gpu in gpus {
                     let price = MicroUsd(gpu["micro_usd_per_hour"].as_u64().unwrap_or_default());
                     let record = gpu["record_says"].as_str().unwrap_or("no standby");
                     println!(
-                        "{:<16} {:<14} {:<22} {price:>9}/h  Vast says {}; our record says {record}",
+                        "{:<16} {:<14} {:<22} {:>9}/h  Vast says {}; our record says {record}",
                         text(gpu, "gpu"),
                         text(gpu, "model"),
-                        text(gpu, "geolocation"),
+                        // Where Vast knows the country only.
+                        text(gpu, "geolocation").trim_start_matches(", "),
+                        price.to_string(),
                         text(gpu, "vast_says")
                     );
                 }
             }
         }
-        match machines["standbys"].as_array() {
-            None => eprintln!("Compute Engine did not answer; its machines are unknown, not gone."),
+        match machines["standbys"].as_array().map(Vec::as_slice) {
+            None => eprintln!("The provider of the standbys did not answer; they are unknown, not gone."),
+            Some([]) => eprintln!("There is no standby."),
             Some(rows) => {
                 for row in rows {
                     println!(

@@ -38,6 +38,11 @@ impl Points {
             .await?;
         if self.api.json {
             print_json(&points)?;
+        } else if points.is_empty() {
+            eprintln!(
+                "There is no recovery point yet; `warmspare show {}` says how far the first pass is.",
+                self.gpu
+            );
         } else {
             for point in &points {
                 let bytes = Bytes(point["bytes"].as_u64().unwrap_or_default());

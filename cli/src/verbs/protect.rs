@@ -17,7 +17,7 @@ pub(crate) struct Protect {
     /// The Vast.ai contract number.
     gpu: GpuId,
     /// How many files its source path will have: many small ones want a faster disk.
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER")]
     expected_files: Option<u64>,
 }
 
@@ -33,7 +33,8 @@ impl Protect {
         if self.api.json {
             print_json(&answer)?;
         } else {
-            println!("{}", outcome(&answer));
+            // Where it goes, what else there was, and on which disk.
+            println!("{}", outcome(&answer).replace("; ", "\n  "));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -9,7 +9,7 @@ use warmspare_domain::association::PointChoice;
 use warmspare_domain::ids::GpuId;
 use warmspare_wire::agent::PutBackActivity;
 
-use super::words::text;
+use super::words::{price, text};
 use crate::client::{Api, print_json};
 
 /// How often a path that is put back is looked at.
@@ -17,20 +17,20 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Restore the data onto another GPU, or put one path back onto the GPU that runs.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("where").required(true).args(["onto", "rent", "path"])))]
+#[command(group(ArgGroup::new("where_to").required(true)))]
 pub(crate) struct Restore {
     #[command(flatten)]
     api: Api,
     /// The GPU whose data it is.
     gpu: GpuId,
     /// Onto this GPU of yours (it may be the same one).
-    #[arg(long)]
+    #[arg(long, value_name = "GPU2", group = "where_to")]
     onto: Option<GpuId>,
     /// Rent one like the lost one, for at most this many dollars an hour.
-    #[arg(long, value_name = "DOLLARS_PER_HOUR")]
+    #[arg(long, value_name = "DOLLARS_PER_HOUR", value_parser = price, allow_negative_numbers = true, group = "where_to")]
     rent: Option<f64>,
     /// Put only this file or directory back, onto the GPU that runs, and wait for it. What is there and differs stays.
-    #[arg(long)]
+    #[arg(long, group = "where_to")]
     path: Option<String>,
     /// With --path: put the recovery point's in the place of what is there and differs, which is moved below
     /// .warmspare/replaced/ on the GPU.

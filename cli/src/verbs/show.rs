@@ -36,7 +36,7 @@ impl Show {
             println!("                 {}", reason.as_str().unwrap_or_default());
         }
         println!("standby          {} in {}", text(&view, "standby"), text(&view, "zone"));
-        println!("would be lost    {}{}", lag(&view), live(&view));
+        println!("would be lost    {}{}", would_be_lost(&view), live(&view));
         println!("recovery points  {}, newest: {}", view["recovery_points"], point(&view));
         if let Ok(progress) = serde_json::from_value::<Progress>(view["pass"].clone()) {
             println!("pass             {progress}");
@@ -77,8 +77,11 @@ impl Show {
         print_cost(&view["cost"]);
         print_rules(&view);
         println!("agent heard      {}", text(&view, "heard_at"));
-        println!("history");
-        for step in view["history"].as_array().into_iter().flatten() {
+        let history = view["history"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if !history.is_empty() {
+            println!("history");
+        }
+        for step in history {
             println!(
                 "  {}  {:>12} -> {:<12} {}",
                 text(step, "at"),
@@ -112,6 +115,13 @@ fn rescue(rescue: &Value) -> Option<String> {
         RescueActivity::Failed { message, attempts, .. } => format!("failed, attempt {attempts}: {message}"),
         RescueActivity::Refused { message, .. } => format!("refused: {message}"),
     })
+}
+
+fn would_be_lost(view: &Value) -> String {
+    match text(view, "phase") {
+        "provisioning" | "seeding" => "everything: nothing is saved yet".to_owned(),
+        _ => lag(view),
+    }
 }
 
 /// Between two reports the copy goes on by itself, and nobody hears of it until the next.

@@ -1,11 +1,20 @@
 //! Shows the API's answers to a person.
 
 use serde_json::Value;
-use warmspare_domain::units::Bytes;
+use warmspare_domain::units::{Bytes, MicroUsd};
 
 /// A text field, or `-`.
 pub(super) fn text<'v>(value: &'v Value, field: &str) -> &'v str {
     value[field].as_str().unwrap_or("-")
+}
+
+/// A price as a person writes it.
+pub(super) fn price(text: &str) -> Result<f64, String> {
+    let dollars = text.trim_start_matches('$').parse().unwrap_or(f64::NAN);
+    match MicroUsd::from_dollars(dollars) {
+        Some(MicroUsd(1..)) => Ok(dollars),
+        Some(MicroUsd(0)) | None => Err("it must be a price in dollars above 0, such as 0.40".to_owned()),
+    }
 }
 
 /// What would be lost right now.
@@ -37,7 +46,8 @@ pub(super) fn outcome(answer: &Value) -> String {
         .as_str()
         .map(|phase| format!(" ({phase})"))
         .unwrap_or_default();
-    format!("{}: {}{phase}", text(answer, "result"), text(answer, "reason"))
+    let result = text(answer, "result").replace('_', " ");
+    format!("{result}{phase}: {}", text(answer, "reason"))
 }
 
 /// A halted association makes the exit code 3.

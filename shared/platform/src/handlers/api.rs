@@ -521,10 +521,17 @@ impl App {
     async fn question(&self, a: &Association, request: Request) -> Result<Outcome, Failure> {
         refuse_released(a)?;
         let Link::Up(endpoint) = &a.standby.link else {
-            return Err(Failure::unavailable(format!(
-                "the standby of GPU {} is not up now; its data is safe on its disk",
-                a.gpu
-            )));
+            let state = match a.phase {
+                Phase::Provisioning => "is still being made; nothing is saved yet",
+                Phase::Seeding
+                | Phase::Protected
+                | Phase::Holding(_)
+                | Phase::Restoring { .. }
+                | Phase::Halted { .. }
+                | Phase::Releasing { .. }
+                | Phase::Released { .. } => "is not up now; its data is safe on its disk",
+            };
+            return Err(Failure::unavailable(format!("the standby of GPU {} {state}", a.gpu)));
         };
         let outcome = self
             .reconciler
