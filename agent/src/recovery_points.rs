@@ -188,6 +188,22 @@ pub fn thin_out(dir: &DataDir, now: Timestamp) -> Result<(), AgentError> {
 /// When the disk fails.
 pub fn retire_oldest(dir: &DataDir, now: Timestamp, keep: usize) -> Result<bool, AgentError> {
     let _decision = dir.lock_briefly(REQUEST_LOCK)?;
+    match next_to_retire(dir, now, keep)? {
+        Some(point) => retire(dir, &point).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Whether [`retire_oldest`] would find nothing, and nothing that was retired is still to be removed.
+///
+/// # Errors
+/// When the recovery points cannot be read.
+pub fn is_all_retired(dir: &DataDir, now: Timestamp, keep: usize) -> Result<bool, AgentError> {
+    let trash = fs::read_dir(dir.trash()).map_err(|error| AgentError::io("look at what is to be removed", error))?;
+    Ok(trash.count() == 0 && next_to_retire(dir, now, keep)?.is_none())
+}
+
+fn next_to_retire(dir: &DataDir, now: Timestamp, keep: usize) -> Result<Option<RecoveryPointId>, AgentError> {
     let held = held(dir, now)?;
     let points = list(dir)?;
     let old = points.len().saturating_sub(keep);
@@ -196,10 +212,8 @@ pub fn retire_oldest(dir: &DataDir, now: Timestamp, keep: usize) -> Result<bool,
     let free = |point: &&PointFile| !held.contains(&point.point.id);
     let free = points.iter().take(old).filter(free);
     // Of equals the first, which is the oldest.
-    match free.min_by_key(|point| wanted.contains(&point.point.id)) {
-        Some(point) => retire(dir, &point.point.id).map(|()| true),
-        None => Ok(false),
-    }
+    let next = free.min_by_key(|point| wanted.contains(&point.point.id));
+    Ok(next.map(|point| point.point.id.clone()))
 }
 
 /// Clears away what a kill left between the two steps of making or removing a recovery point. The caller holds the pass lock.
@@ -267,9 +281,14 @@ pub fn empty_trash(dir: &DataDir) {
 /// Waits until the space of what was removed is free again, which btrfs sees to in the background. Answers whether it is.
 #[must_use]
 pub fn is_space_back(dir: &DataDir, within: Duration) -> bool {
-    let mut wait = Command::new("btrfs");
-    wait.args(["subvolume", "sync"]).arg(dir.root());
-    !is_btrfs(dir.root()) || process::run(&mut wait, b"", within).is_ok_and(|done| done.code == Some(0))
+    // The second, because what the removal freed is counted as free with the next commit only (measured, Linux 6.18).
+    let steps = [["subvolume", "sync"], ["filesystem", "sync"]];
+    !is_btrfs(dir.root())
+        || steps.iter().all(|step| {
+            let mut wait = Command::new("btrfs");
+            wait.args(step).arg(dir.root());
+            process::run(&mut wait, b"", within).is_ok_and(|done| done.code == Some(0))
+        })
 }
 
 /// A new writable subvolume, from a snapshot or empty.

@@ -24,6 +24,9 @@ const ALWAYS_KEPT: usize = 2;
 /// A cheap disk takes its time over a large recovery point.
 const SPACE_IS_BACK_WITHIN: Duration = Duration::from_secs(60);
 
+/// Whoever asks how the disk is waits for it.
+const SPACE_IS_COUNTED_WITHIN: Duration = Duration::from_secs(1);
+
 /// What a file system may fall short of its device without having to grow: its own rounding.
 const ROUNDING: u64 = 16 << 20;
 
@@ -94,7 +97,25 @@ pub fn on_a_full_disk<W, T>(
     }
 }
 
-/// The data disk.
+/// The data disk, as the world is told.
+///
+/// # Errors
+/// When it cannot be measured, or the recovery points cannot be read.
+pub fn report(dir: &DataDir) -> Result<DiskSpace, AgentError> {
+    let found = disk(dir)?;
+    let is_back = || recovery_points::is_space_back(dir, SPACE_IS_COUNTED_WITHIN);
+    if !is_low(found) || !recovery_points::is_all_retired(dir, clock::now(), ALWAYS_KEPT)? || !is_back() {
+        return Ok(found);
+    }
+    // Measured after the wait: for what was only late a larger disk would be bought, and no disk shrinks.
+    let found = disk(dir)?;
+    Ok(DiskSpace {
+        exhausted: is_low(found),
+        ..found
+    })
+}
+
+/// What of the data disk is free now.
 ///
 /// # Errors
 /// When it cannot be measured.
@@ -105,6 +126,7 @@ pub fn disk(dir: &DataDir) -> Result<DiskSpace, AgentError> {
     Ok(DiskSpace {
         total: bytes(found.f_blocks),
         free: bytes(found.f_bavail),
+        exhausted: false,
     })
 }
 
@@ -113,8 +135,11 @@ pub fn disk(dir: &DataDir) -> Result<DiskSpace, AgentError> {
 /// # Errors
 /// When the disk cannot be measured.
 pub fn is_short(dir: &DataDir) -> Result<bool, AgentError> {
-    let found = disk(dir)?;
-    Ok(found.free.0.saturating_mul(100) < found.total.0.saturating_mul(KEPT_FREE_PERCENT))
+    disk(dir).map(is_low)
+}
+
+fn is_low(disk: DiskSpace) -> bool {
+    disk.free.0.saturating_mul(100) < disk.total.0.saturating_mul(KEPT_FREE_PERCENT)
 }
 
 /// Grows the file system to its device, when that was enlarged. Nothing happens where it cannot: not root, not btrfs, no such device.

@@ -40,7 +40,7 @@ pub fn status(dir: &DataDir) -> Result<Status, AgentError> {
             host: job.target,
         }),
         restore: restoring(dir)?,
-        disk: space::disk(dir)?,
+        disk: space::report(dir)?,
         watcher: watch.watcher,
         missed: watch.missed,
         live_until: live::live_until(dir)?,

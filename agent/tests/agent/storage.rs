@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use warmspare_agent::data_dir::DataDir;
+use warmspare_agent::space::{self, Room};
 use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{PassFailureKind, RecoveryPoint, RestoreActivity};
 
@@ -172,7 +175,7 @@ fn a_point_with_a_checkpoint_is_not_thinned_out_and_goes_last_when_space_is_shor
     crate::support::eventually("the others were thinned out", || (left().len() == 3).then_some(()));
     assert_eq!(left(), [points[0].id.clone(), points[3].id.clone(), newest.clone()]);
 
-    let dir = warmspare_agent::data_dir::DataDir::open(&standby.data).unwrap();
+    let dir = DataDir::open(&standby.data).unwrap();
     let retire = || warmspare_agent::recovery_points::retire_oldest(&dir, warmspare_agent::clock::now(), 1).unwrap();
     assert!(retire());
     assert_eq!(
@@ -245,6 +248,55 @@ fn old_recovery_points_are_given_up_before_the_disk_is_full() {
     assert_same_tree(&gpu.tree(), &standby.newest_tree());
 }
 
+/// Takes all of a disk but so many bytes, without writing them.
+fn leave_free(disk: &Disk, bytes: u64) {
+    let ballast = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(disk.at.join("ballast"))
+        .unwrap();
+    // btrfs counts what came and what went with the next commit.
+    rustix::fs::syncfs(&ballast).unwrap();
+    let found = rustix::fs::statvfs(&disk.at).unwrap();
+    let more = found.f_bavail * found.f_frsize - bytes;
+    let from = ballast.metadata().unwrap().len();
+    rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), from, more).unwrap();
+    rustix::fs::syncfs(&ballast).unwrap();
+}
+
+#[test]
+fn room_costs_no_more_points_than_it_must_and_only_then_a_disk_is_exhausted() {
+    let Some(disk) = Disk::make("btrfs", 600) else {
+        return;
+    };
+    let standby = disk.standby();
+    let gpu = Machine::start(&[&standby.key()]);
+    standby.bind(&gpu, FIRST);
+    for _ in 0..5 {
+        write(&gpu.tree().join("checkpoint"), crate::support::noise(20 << 20));
+        standby.pass(FIRST);
+        crate::support::eventually("the worker is done", || standby.workers().is_empty().then_some(()));
+    }
+    let dir = DataDir::open(&standby.data).unwrap();
+    let make_room = || space::make_room(&dir, Duration::from_secs(60)).unwrap();
+    // Short of less than one recovery point holds.
+    leave_free(&disk, space::disk(&dir).unwrap().total.0 / 10 - (10 << 20));
+    assert!(space::is_short(&dir).unwrap());
+    assert!(!standby.status().disk.exhausted, "there is something to give up");
+    assert_eq!(make_room(), Room::Made);
+    assert_eq!(standby.points().len(), 4);
+    assert!(!space::is_short(&dir).unwrap());
+
+    leave_free(&disk, 8 << 20);
+    // What was given up and is not yet removed will be room, so nobody needs to buy some.
+    while warmspare_agent::recovery_points::retire_oldest(&dir, warmspare_agent::clock::now(), 2).unwrap() {}
+    assert_eq!(standby.points().len(), 2);
+    assert!(!standby.status().disk.exhausted);
+    assert_eq!(make_room(), Room::AsBefore, "the removed points were not room enough");
+    assert!(space::is_short(&dir).unwrap());
+    assert!(standby.status().disk.exhausted);
+}
+
 #[test]
 fn old_recovery_points_make_room_for_a_pass_that_needs_more_than_is_free() {
     let Some(disk) = Disk::make("btrfs", 400) else {
@@ -270,7 +322,8 @@ fn old_recovery_points_make_room_for_a_pass_that_needs_more_than_is_free() {
     write(&gpu.tree().join("large"), crate::support::noise(needed));
     let after = standby.pass(FIRST);
     assert!(
-        (2..before.points.count).contains(&after.points.count),
+        // One more was made.
+        (2..=before.points.count).contains(&after.points.count),
         "{} recovery points",
         after.points.count
     );

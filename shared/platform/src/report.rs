@@ -62,23 +62,15 @@ pub fn agent(status: &Status) -> AgentReport {
     }
 }
 
-/// Below this share of free space, in percent, the agent gives up old recovery points.
-const LOW_PERCENT: u64 = 10;
-
-/// The recovery points that the agent keeps however short of space it is.
-const LAST_POINTS: u64 = 2;
-
 /// A disk is short when there is nothing left to give up for space, or a pass found it full.
 fn disk(status: &Status) -> DiskSeen {
-    let (free, total) = (status.disk.free.0, status.disk.total.0);
-    let low = free.saturating_mul(100) < total.saturating_mul(LOW_PERCENT) && status.points.count <= LAST_POINTS;
     let full = status
         .last_failure
         .as_ref()
         .is_some_and(|failure| failure.kind == PassFailureKind::DiskFull);
-    if low || full {
+    if status.disk.exhausted || full {
         DiskSeen::Short {
-            total_gb: u32::try_from(total >> 30).unwrap_or(u32::MAX),
+            total_gb: u32::try_from(status.disk.total.0 >> 30).unwrap_or(u32::MAX),
         }
     } else {
         DiskSeen::Fine

@@ -983,4 +983,7 @@ pub struct DiskSpace {
     pub total: Bytes,
     /// What the agent may still use.
     pub free: Bytes,
+    /// Whether that is less than it keeps free for the next pass, although all older recovery points are given up and their space is back.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub exhausted: bool,
 }

@@ -157,6 +157,7 @@ fn full_status() -> Status {
         disk: DiskSpace {
             total: Bytes(100),
             free: Bytes(40),
+            exhausted: false,
         },
         watcher: Watcher::Unknown,
         missed: Missed::default(),
