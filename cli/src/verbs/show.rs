@@ -38,6 +38,9 @@ impl Show {
         println!("standby          {} in {}", text(&view, "standby"), text(&view, "zone"));
         println!("would be lost    {}{}", would_be_lost(&view), live(&view));
         println!("recovery points  {}, newest: {}", view["recovery_points"], point(&view));
+        if let Some(words) = disk(&view) {
+            println!("disk             {words}");
+        }
         if let Ok(progress) = serde_json::from_value::<Progress>(view["pass"].clone()) {
             println!("pass             {progress}");
         }
@@ -132,6 +135,17 @@ fn live(view: &Value) -> &'static str {
         }
         Some(_) | None => "",
     }
+}
+
+/// How full the data disk is, and what it may grow to.
+fn disk(view: &Value) -> Option<String> {
+    let size = |name: &str| view[name].as_u64().map(Bytes);
+    let (free, total) = (size("disk_free")?, size("disk_total")?);
+    let grows = match view["policy"]["max_disk_gb"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(most) => format!(", may grow to {most} GB"),
+    };
+    Some(format!("{free} free of {total}{grows}"))
 }
 
 /// What the last pass could not do as wished.

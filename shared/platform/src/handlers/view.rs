@@ -57,6 +57,8 @@ pub struct AssociationView {
     pub rescue: Option<RescueActivity>,
     /// Free space on the data disk.
     pub disk_free: Option<Bytes>,
+    /// The size of its file system, which follows the disk when that grows.
+    pub disk_total: Option<Bytes>,
     /// Who tells the standby what changed on the GPU; `null` before the first pass looked.
     pub watcher: Option<Watcher>,
     /// What full scans found that it had not told of.
@@ -186,6 +188,7 @@ impl AssociationView {
                 .map(|status| status.rescue.clone())
                 .filter(|rescue| *rescue != RescueActivity::Never),
             disk_free: status.map(|status| status.disk.free),
+            disk_total: status.map(|status| status.disk.total),
             watcher: status
                 .map(|status| status.watcher.clone())
                 .filter(|watcher| *watcher != Watcher::Unknown),
