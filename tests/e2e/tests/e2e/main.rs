@@ -3,6 +3,7 @@
 mod bad_input;
 mod checkpoints;
 mod crashes;
+mod demo;
 mod doctor;
 mod downloads;
 mod guards;
