@@ -103,14 +103,18 @@ pub fn on_a_full_disk<W, T>(
 /// When it cannot be measured, or the recovery points cannot be read.
 pub fn report(dir: &DataDir) -> Result<DiskSpace, AgentError> {
     let found = disk(dir)?;
-    let is_back = || recovery_points::is_space_back(dir, SPACE_IS_COUNTED_WITHIN);
-    if !is_low(found) || !recovery_points::is_all_retired(dir, clock::now(), ALWAYS_KEPT)? || !is_back() {
+    // A pass under way uses room for a recovery point more, and when it is complete an older one can go for it.
+    let is_all = || -> Result<bool, AgentError> {
+        let at_rest = dir.pass_under_way().is_none();
+        Ok(at_rest && recovery_points::is_all_retired(dir, clock::now(), ALWAYS_KEPT)?)
+    };
+    if !is_low(found) || !is_all()? || !recovery_points::is_space_back(dir, SPACE_IS_COUNTED_WITHIN) {
         return Ok(found);
     }
     // Measured after the wait: for what was only late a larger disk would be bought, and no disk shrinks.
     let found = disk(dir)?;
     Ok(DiskSpace {
-        exhausted: is_low(found),
+        exhausted: is_low(found) && is_all()?,
         ..found
     })
 }

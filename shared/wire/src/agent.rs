@@ -984,6 +984,7 @@ pub struct DiskSpace {
     /// What the agent may still use.
     pub free: Bytes,
     /// Whether that is less than it keeps free for the next pass, although all older recovery points are given up and their space is back.
+    /// While a pass is under way nobody can tell.
     #[serde(default, skip_serializing_if = "is_default")]
     pub exhausted: bool,
 }
