@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
+use simcloud::DataDisks;
 use tokio::process::Command;
 pub use warmspare_stage::{Setting, Stage, WORKSPACE, word};
 
@@ -53,6 +54,21 @@ pub async fn warmspare(stage: &Stage, words: &[&str]) -> anyhow::Result<Output> 
 #[must_use]
 pub fn fast() -> Setting {
     Setting::fast(program())
+}
+
+/// A fast stage whose standbys have data disks of btrfs, as real ones do; none, and a line that says why, where they cannot be had.
+#[must_use]
+pub fn fast_on_real_disks() -> Option<Setting> {
+    match simcloud::check_btrfs_disks() {
+        Ok(()) => Some(Setting {
+            data_disks: DataDisks::Btrfs,
+            ..fast()
+        }),
+        Err(refusal) => {
+            eprintln!("SKIPPED: {refusal}");
+            None
+        }
+    }
 }
 
 /// What a story does on its stage.

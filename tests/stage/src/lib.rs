@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
-use simcloud::{Options, Simcloud, Timing};
+use simcloud::{DataDisks, Options, Simcloud, Timing};
 use tokio::process::{Child, Command};
 use warmspare_platform::config::token_hash;
 
@@ -33,6 +33,8 @@ pub struct Setting {
     pub settings: BTreeMap<String, String>,
     /// The clouds' unscaled durations.
     pub timing: Timing,
+    /// What the standbys' data disks are made of.
+    pub data_disks: DataDisks,
 }
 
 impl Setting {
@@ -46,6 +48,7 @@ impl Setting {
             beat_s: 1,
             settings: BTreeMap::new(),
             timing: timing(time_scale),
+            data_disks: DataDisks::Directories,
         }
     }
 
@@ -108,6 +111,7 @@ impl Stage {
             dir: Some(directory.join("clouds")),
             time_scale: setting.time_scale,
             timing: setting.timing.clone(),
+            data_disks: setting.data_disks,
             ..Options::default()
         };
         let cloud = Simcloud::start(options)

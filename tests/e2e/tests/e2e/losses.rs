@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use warmspare_e2e::{
-    Setting, await_phase, await_view, fast, is_on, newest_point_directory, next_point, play, protected_gpu,
-    running_gpu, standbys, until, word,
+    Setting, await_phase, await_view, fast, fast_on_real_disks, is_on, newest_point_directory, next_point, play,
+    protected_gpu, running_gpu, standbys, until, word,
 };
 
 fn failing_over() -> Setting {
@@ -46,7 +46,18 @@ fn write_without_pause(path: std::path::PathBuf, stop: Arc<AtomicBool>) -> std::
 
 #[test]
 fn an_outbid_loses_nothing_that_was_on_disk_before_the_notice() {
-    play(fast(), |stage| {
+    an_outbid_loses_nothing(fast());
+}
+
+#[test]
+fn an_outbid_loses_nothing_while_the_standby_copies_by_itself() {
+    if let Some(setting) = fast_on_real_disks() {
+        an_outbid_loses_nothing(setting);
+    }
+}
+
+fn an_outbid_loses_nothing(setting: Setting) {
+    play(setting, |stage| {
         Box::pin(async {
             let gpu = protected_gpu(stage).await?;
             let log = stage.workspace(gpu)?.join("training.log");

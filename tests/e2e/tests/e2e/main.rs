@@ -3,6 +3,7 @@
 mod bad_input;
 mod checkpoints;
 mod crashes;
+mod data_plane;
 mod demo;
 mod doctor;
 mod downloads;
