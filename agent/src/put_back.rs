@@ -146,6 +146,7 @@ pub fn activity(dir: &DataDir) -> Result<PutBackActivity, AgentError> {
             ended_at: proof.ended_at,
             files: proof.files,
             bytes: proof.bytes,
+            put: proof.put,
             kept: proof.kept,
             replaced: proof.replaced,
         },
@@ -223,11 +224,11 @@ impl<'a> Run<'a> {
     fn run(&self) -> Result<PutBackProof, AgentError> {
         self.machine.connect()?;
         source::make_room(&self.machine, &self.source_path)?;
-        let mut replaced = self.copy(None)?;
+        let mut put = self.copy(None)?;
         let mut kept = self.compare()?;
         if kept > 0 && self.job.request.existing == Existing::Replace {
             // Something of the same size and time has other content: only reading it tells.
-            replaced |= self.copy(Some("--checksum"))?;
+            put += self.copy(Some("--checksum"))?;
             kept = self.compare()?;
             if kept > 0 {
                 return Err(AgentError::Interrupted(format!(
@@ -239,13 +240,14 @@ impl<'a> Run<'a> {
             ended_at: clock::now(),
             files: self.census.files,
             bytes: self.census.bytes,
+            put,
             kept,
-            replaced: replaced.then(|| self.aside()),
+            replaced: source::has(&self.machine, &self.source_path, &self.aside())?.then(|| self.aside()),
         })
     }
 
-    /// Answers whether anything made room.
-    fn copy(&self, option: Option<&str>) -> Result<bool, AgentError> {
+    /// Answers how many entries were not as they are now.
+    fn copy(&self, option: Option<&str>) -> Result<u64, AgentError> {
         self.step(RestoreStep::Copying)?;
         let placing = match self.job.request.existing {
             Existing::Keep => Placing::WhereNothingIs,
@@ -262,8 +264,7 @@ impl<'a> Run<'a> {
         if let Some(option) = option {
             transfer = transfer.with(option);
         }
-        let done = self.transfer(&transfer)?;
-        Ok(self.job.request.existing == Existing::Replace && done.tally.changed_files > done.tally.created_files)
+        Ok(self.transfer(&transfer)?.tally.differences)
     }
 
     /// Answers how many entries differ. One that is missing was taken away since: something else works on this path.

@@ -247,6 +247,16 @@ pub fn make_room(machine: &Machine, path: &str) -> Result<(), AgentError> {
     }
 }
 
+const HAS: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && IFS= read -r n && cd \"$p\" || exit 91; [ -d \"$n\" ] || exit 90'";
+
+/// Whether there is a directory of ours below the synced one.
+///
+/// # Errors
+/// When the machine cannot be reached.
+pub fn has(machine: &Machine, path: &str, ours: &str) -> Result<bool, AgentError> {
+    Ok(machine.run(HAS, format!("{path}\n{ours}\n").as_bytes())?.code == Some(0))
+}
+
 fn read_look(output: &[u8]) -> Option<Look> {
     let start = b"\nwarmspare-look\n";
     let at = output.windows(start.len()).position(|window| window == start)?;

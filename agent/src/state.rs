@@ -350,6 +350,8 @@ pub struct PutBackProof {
     pub files: u64,
     /// Their size.
     pub bytes: Bytes,
+    /// Entries that were missing, or set right.
+    pub put: u64,
     /// Entries that were there, differ, and were kept.
     pub kept: u64,
     /// Where lies what made room.

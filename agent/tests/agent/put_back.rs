@@ -150,6 +150,25 @@ fn what_is_there_and_differs_stays_unless_it_is_to_make_room_and_then_it_lies_as
 }
 
 #[test]
+fn what_is_there_already_is_said_to_have_been_there() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("d/a"), "x");
+    write(&gpu.tree().join("d/b"), "x");
+    let whole = standby.pass(FIRST).points.latest.unwrap();
+    fs::remove_file(gpu.tree().join("d/a")).unwrap();
+    standby.pass(FIRST);
+    // The newest that has the directory lacks the file, too.
+    let there = |request| match put_back(&standby, request) {
+        PutBackActivity::Verified { put, files, .. } => (put > 0, files),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(there(of("d")), (false, 1));
+    let point = Some(PointChoice::Id(whole.id));
+    assert_eq!(there(PutBack { point, ..of("d") }), (true, 2));
+    assert!(gpu.tree().join("d/a").exists());
+}
+
+#[test]
 fn only_what_is_in_a_recovery_point_and_below_its_root_is_put_back() {
     let (gpu, standby) = bound();
     write(&gpu.tree().join("a"), "x");

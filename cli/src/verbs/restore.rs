@@ -81,6 +81,13 @@ impl Restore {
             println!("{job}");
         }
         Ok(match job {
+            PutBackActivity::Verified { kept: 0, put: 0, .. } if self.point.is_none() => {
+                eprintln!(
+                    "if something is, name an older recovery point with --point: `warmspare points {}` lists them",
+                    self.gpu
+                );
+                ExitCode::SUCCESS
+            }
             PutBackActivity::Verified { kept: 0, .. } => ExitCode::SUCCESS,
             PutBackActivity::Verified { .. } => {
                 eprintln!("--replace puts the recovery point's in their place, and keeps them aside");

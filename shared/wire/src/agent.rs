@@ -845,7 +845,9 @@ pub enum PutBackActivity {
         files: u64,
         /// Their size.
         bytes: Bytes,
-        /// What is there, differs from the recovery point, and was kept.
+        /// Entries that were missing, or set right.
+        put: u64,
+        /// Entries that are there, differ from the recovery point, and were kept.
         kept: u64,
         /// Where on the GPU lies what made room, below the directory that is copied; `None` when nothing did.
         #[serde(default, skip_serializing_if = "is_default")]
@@ -877,6 +879,7 @@ impl Display for PutBackActivity {
                 point,
                 files,
                 bytes,
+                put,
                 kept,
                 replaced,
                 ..
@@ -884,12 +887,18 @@ impl Display for PutBackActivity {
                 if *kept > 0 {
                     return write!(
                         f,
-                        "{path}: what was missing is there as in {point}; {kept} entries were there before, differ, and stay as they are"
+                        "{path}: {put} entries of {point} were put there; {kept} were there before, differ, and stay as they are"
+                    );
+                }
+                if *put == 0 {
+                    return write!(
+                        f,
+                        "{path} was there already as in {point}, {files} files ({bytes}): nothing was missing"
                     );
                 }
                 write!(
                     f,
-                    "{path} is there as in {point}: {files} files ({bytes}) were read on both sides"
+                    "{path} is there as in {point}: {put} entries were put there, {files} files ({bytes}) were read on both sides"
                 )?;
                 match replaced {
                     None => Ok(()),

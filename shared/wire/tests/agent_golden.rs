@@ -553,6 +553,7 @@ fn paths_that_travel_first_or_are_put_back_are_written_and_read_as_ever() {
             ended_at: AT,
             files: 3,
             bytes: Bytes(1000),
+            put: 2,
             kept: 1,
             replaced: Some(".warmspare/replaced/x".into()),
         },

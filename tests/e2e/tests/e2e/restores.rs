@@ -247,7 +247,7 @@ fn a_deleted_path_is_put_back_while_the_gpu_runs_and_later_ones_stay_as_they_are
             let (out, err) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
             assert_eq!(output.status.code(), Some(1), "{out}{err}");
             assert!(
-                out.contains("1 entries were there before, differ, and stay as they are"),
+                out.contains("1 were there before, differ, and stay as they are"),
                 "{out}{err}"
             );
             assert!(err.contains("--replace"), "{err}");
