@@ -14,7 +14,8 @@ async fn an_outbid_is_announced_with_a_valid_signature_before_the_gpu_stops() {
     let mailbox = Mailbox::open(&[]).await;
     let secret = mailbox.subscribe(&rig, &["outbid", "instance_started"]).await;
     let (id, at) = rig.gpu("gpu-a").await;
-    rig.sim.knobs().outbid(id, Some(40.0)).unwrap();
+    // Four seconds here: there is time to look at it meanwhile, also where much else runs.
+    rig.sim.knobs().outbid(id, Some(400.0)).unwrap();
 
     let letter = mailbox.wait_for("outbid", 1).await.remove(0);
     let flipped = until("intended_status flips", async || {
