@@ -45,6 +45,9 @@ pub enum AgentError {
     /// A field of the request is not acceptable.
     #[error("the request is not acceptable: {0}; nothing was changed. Correct it and ask again")]
     BadRequest(String),
+    /// Something else is to be done first.
+    #[error("{0}; nothing was changed. Ask again when that is done")]
+    Busy(String),
     /// The other machine does not answer SSH, or the connection broke.
     #[error(
         "cannot reach {host} over SSH ({detail}); every recovery point is intact. Check that the machine runs; the next attempt carries on"
@@ -159,6 +162,7 @@ impl AgentError {
             Self::NotBound => RefusalKind::NotBound,
             Self::NoRecoveryPoint { .. } => RefusalKind::NoRecoveryPoint,
             Self::BadRequest(_) => RefusalKind::BadRequest,
+            Self::Busy(_) => RefusalKind::Failed,
             Self::Unreachable { .. } => RefusalKind::Unreachable,
             Self::KeyRefused { .. } => RefusalKind::KeyRefused,
             Self::Halted { .. } => RefusalKind::Halted,
@@ -189,6 +193,7 @@ impl AgentError {
             | Self::NotBound
             | Self::NoRecoveryPoint { .. }
             | Self::BadRequest(_)
+            | Self::Busy(_)
             | Self::TargetFull { .. }
             | Self::Rsync(_)
             | Self::Unexpected(_)

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::tree::{self, Node, Walk};
 
@@ -74,6 +74,20 @@ pub const CACHES: [&[u8]; 8] = [
 #[must_use]
 pub fn is_cached(name: &[u8]) -> bool {
     name.split(|byte| *byte == b'/').any(|part| CACHES.contains(&part))
+}
+
+/// The paths that a person named, as names in a tree are written: no slash at an end, and never two.
+#[must_use]
+pub fn named(paths: &[String]) -> Vec<Vec<u8>> {
+    let below = paths.iter().filter_map(|path| tree::below(path.as_bytes(), &[]));
+    below
+        .map(|path| {
+            path.components()
+                .collect::<PathBuf>()
+                .into_os_string()
+                .into_encoded_bytes()
+        })
+        .collect()
 }
 
 /// Whether a name below the root is this path, or lies in it.

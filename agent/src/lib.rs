@@ -54,6 +54,7 @@ pub mod bundle;
 pub mod inventory;
 pub mod progress;
 pub mod put_back;
+pub mod put_in;
 pub mod restore;
 pub mod streams;
 pub mod survey;

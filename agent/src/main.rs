@@ -11,7 +11,7 @@ use warmspare_agent::data_dir::DataDir;
 use warmspare_agent::error::AgentError;
 use warmspare_agent::terminal::{self, Format};
 use warmspare_agent::watch::relay;
-use warmspare_agent::{call, download, process, put_back, rescue, restore, survey, sync, unpack, watch};
+use warmspare_agent::{call, download, process, put_back, put_in, rescue, restore, survey, sync, unpack, watch};
 use warmspare_domain::ids::{CheckpointName, Epoch, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{Compare, Existing, Host, Live, PointChoice, PutBack, Request, Restore, Sync, Urgency};
@@ -139,6 +139,8 @@ enum Verb {
     RestoreWorker,
     #[command(name = survey::LIST, hide = true)]
     RestoreSurvey,
+    #[command(name = put_in::PUT_IN, hide = true)]
+    PutIn,
     #[command(name = unpack::UNPACK, hide = true)]
     RestoreUnpack,
     #[command(name = process::TIED, hide = true)]
@@ -281,6 +283,7 @@ fn run(data: PathBuf, verb: Verb) -> ExitCode {
         Verb::RestoreWorker => worker(&data, restore::work),
         Verb::RestoreSurvey => done("list", survey::list(Path::new("."), io::stdout().lock())),
         Verb::RestoreUnpack => unpack_here(),
+        Verb::PutIn => done("put it in its place", put_in_here()),
         Verb::Tied {
             parent,
             program,
@@ -313,6 +316,13 @@ fn unpack_here() -> ExitCode {
         }
         Err(error) => done("unpack", Err(error)),
     }
+}
+
+fn put_in_here() -> io::Result<()> {
+    let order = serde_json::from_reader(io::stdin().lock())?;
+    let placed = put_in::put_in(Path::new("."), &order)?;
+    serde_json::to_writer(io::stdout().lock(), &placed)?;
+    Ok(())
 }
 
 fn answer_call(data: &Path) -> ExitCode {

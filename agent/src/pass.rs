@@ -94,14 +94,16 @@ impl<'a> Pass<'a> {
         self.dir.note_pass(&self.under_way)?;
         // A worker's session with the watcher may be older than a connection that was just made.
         let had_session = watching.observer().is_some();
-        let kept = self.machine.connect()? == Connection::Kept || had_session;
+        let connection = self.machine.connect()?;
         self.command_failed = self.prepare_source()?;
         let dir = self.dir;
         let attempt = |pass: &mut Self| match pass.attempt(watching) {
             // What was kept may have died with the GPU's last life: once more over a fresh connection.
-            Err(AgentError::Unreachable { .. }) if kept => {
+            Err(AgentError::Unreachable { .. }) if connection == Connection::Kept || had_session => {
                 watching.hang_up();
-                pass.machine.disconnect();
+                if connection == Connection::Kept {
+                    pass.machine.disconnect();
+                }
                 pass.machine.connect()?;
                 pass.attempt(watching)
             }

@@ -1,8 +1,9 @@
 //! Putting one path of a recovery point back onto the GPU that runs, beside everything else that is there.
 //!
 //! # Guarantees
-//! Nothing on the GPU is lost: what is there and differs stays, or is moved below `.warmspare/replaced/` when the caller wants the
-//! recovery point's in its place. Passes go on meanwhile, and see each file whole or not at all.
+//! Nothing on the GPU is lost or overwritten, also what is written meanwhile: what is there stays, or is renamed below
+//! `.warmspare/replaced/` when the caller wants the recovery point's in its place. A directory that is there keeps its attributes.
+//! Passes go on meanwhile, and see each file whole or not at all: everything waits beside the tree until it has arrived.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,13 +17,16 @@ use crate::bind;
 use crate::clock;
 use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
+use crate::inventory::named;
 use crate::name_list::NameList;
 use crate::names::shown;
-use crate::process;
+use crate::process::{self, last_words};
+use crate::program::{self, NotPushed};
+use crate::put_in::{self, Order, PlacedEntries};
 use crate::recovery_points::{self, tree_of};
-use crate::rsync::{Placing, Transfer, Transferred};
+use crate::rsync::{Transfer, Transferred};
 use crate::source;
-use crate::ssh::Machine;
+use crate::ssh::{Connection, Machine};
 use crate::state::{self, PUT_BACK_LOCK, PutBackFile, PutBackProof, PutBackStage, REQUEST_LOCK};
 use crate::tree::{self, Census, Finder, Node};
 use crate::wish::Wish;
@@ -35,6 +39,13 @@ const WORKER: Worker = Worker {
     verb: VERB,
     lock: PUT_BACK_LOCK,
 };
+
+/// Restores have those below it.
+const LANE: usize = 100;
+
+// Fixed text; path, name and order come over standard input.
+const PUT_IN: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && IFS= read -r n && cd \"$p\" || exit 91; \
+    [ ! -L .warmspare ] || exit 90; exec \"./.warmspare/$n\" put-in'";
 
 /// Starts the job, or reports the same one under way; waits for its end, at most as long as the request says.
 ///
@@ -57,12 +68,13 @@ fn accept(dir: &DataDir, request: &PutBack) -> Result<u64, AgentError> {
     bind::check_current(dir, &binding, request.epoch)?;
     let before = dir.put_back_file()?;
     let running = |job: &&PutBackFile| matches!(job.stage, PutBackStage::Running(_));
-    if let Some(job) = before
-        .as_ref()
-        .filter(running)
-        .filter(|job| is_same(&job.request, request))
+    if let Some(job) = before.as_ref().filter(running)
+        && !WORKER.is_gone(dir, "put-back.json")?
     {
-        return Ok(job.attempt);
+        if is_same(&job.request, request) {
+            return Ok(job.attempt);
+        }
+        return Err(AgentError::Busy(format!("{:?} is being put back", job.request.path)));
     }
     let job = PutBackFile {
         schema: state::SCHEMA,
@@ -213,28 +225,54 @@ impl<'a> Run<'a> {
             dir,
             lock,
             job,
-            machine: Machine::new(dir, &binding.bind.source, binding.association(), binding.epoch())?,
+            // A connection of its own: a pass that fails closes the common one.
+            machine: Machine::new(dir, &binding.bind.source, binding.association(), binding.epoch())?.lane(LANE),
             source_path: binding.bind.source_path,
             census: count(&tree, path, node)?,
-            list: NameList::write(dir, "put-back", [path.trim_end_matches('/').as_bytes()])?,
+            list: NameList::write(
+                dir,
+                "put-back",
+                named(std::slice::from_ref(path)).iter().map(Vec::as_slice),
+            )?,
             tree,
         })
     }
 
     fn run(&self) -> Result<PutBackProof, AgentError> {
-        self.machine.connect()?;
-        source::make_room(&self.machine, &self.source_path)?;
-        let mut put = self.copy(None)?;
-        let mut kept = self.compare()?;
+        let outcome = match (self.machine.connect()?, self.put_back()) {
+            // The kept connection may have died with the GPU's last life: once more over a fresh one.
+            (Connection::Kept, Err(AgentError::Unreachable { .. })) => {
+                self.machine.disconnect();
+                self.machine.connect()?;
+                self.put_back()
+            }
+            (_, outcome) => outcome,
+        };
+        // Whatever happened: what waits there takes space from whoever works on the GPU.
+        source::clear_room(&self.machine, &self.source_path);
+        outcome
+    }
+
+    fn put_back(&self) -> Result<PutBackProof, AgentError> {
+        let name = program::name(self.dir)?;
+        match program::bring(&self.machine, &self.source_path, &name) {
+            Ok(()) => {}
+            Err(NotPushed::Broken(error)) => return Err(error),
+            Err(NotPushed::Refused(words)) => return Err(self.without_program(&words)),
+        }
+        let (mut put, mut replaced) = (0, Vec::new());
+        let mut round = |option: Option<&str>| {
+            self.stage(option)?;
+            let aside = aside();
+            let placed = self.put_in(&name, &aside)?;
+            put += placed.put;
+            replaced.extend((placed.aside > 0).then_some(aside));
+            self.compare(placed)
+        };
+        let mut kept = round(None)?;
         if kept > 0 && self.job.request.existing == Existing::Replace {
             // Something of the same size and time has other content: only reading it tells.
-            put += self.copy(Some("--checksum"))?;
-            kept = self.compare()?;
-            if kept > 0 {
-                return Err(AgentError::Interrupted(format!(
-                    "{kept} entries on the GPU differ again after they were put back: something is writing there"
-                )));
-            }
+            kept = round(Some("--checksum"))?;
         }
         Ok(PutBackProof {
             ended_at: clock::now(),
@@ -242,42 +280,75 @@ impl<'a> Run<'a> {
             bytes: self.census.bytes,
             put,
             kept,
-            replaced: source::has(&self.machine, &self.source_path, &self.aside())?.then(|| self.aside()),
+            replaced: Some(replaced.join(" and ")).filter(|all| !all.is_empty()),
         })
     }
 
-    /// Answers how many entries were not as they are now.
-    fn copy(&self, option: Option<&str>) -> Result<u64, AgentError> {
+    /// Brings what is missing, or differs, to the room beside the tree.
+    fn stage(&self, option: Option<&str>) -> Result<(), AgentError> {
         self.step(RestoreStep::Copying)?;
-        let placing = match self.job.request.existing {
-            Existing::Keep => Placing::WhereNothingIs,
-            Existing::Replace => Placing::InPlaceOf { aside: self.aside() },
-        };
-        let mut transfer = Transfer::put_back(
+        source::make_room(&self.machine, &self.source_path)?;
+        let mut transfer = Transfer::stage(
             &self.machine,
             &self.tree,
             &self.source_path,
             self.list.path(),
-            source::ROOM,
-            &placing,
+            put_in::ROOM,
         );
         if let Some(option) = option {
             transfer = transfer.with(option);
         }
-        Ok(self.transfer(&transfer)?.tally.differences)
+        self.transfer(&transfer).map(drop)
     }
 
-    /// Answers how many entries differ. One that is missing was taken away since: something else works on this path.
-    fn compare(&self) -> Result<u64, AgentError> {
+    /// Moves what has arrived whole to its place.
+    fn put_in(&self, program: &str, aside: &str) -> Result<PlacedEntries, AgentError> {
+        if let Wish::Stop(reason) = self.watch(None) {
+            return Err(AgentError::Interrupted(reason.into()));
+        }
+        let order = Order {
+            existing: self.job.request.existing,
+            aside: aside.to_owned(),
+        };
+        let order = serde_json::to_string(&order).map_err(|error| AgentError::io("encode an order", error.into()))?;
+        let input = format!("{}\n{program}\n{order}\n", self.source_path);
+        let answer = self.machine.run(PUT_IN, input.as_bytes())?;
+        let placed = serde_json::from_slice(&answer.stdout);
+        match (answer.code, placed) {
+            (Some(0), Ok(placed)) => Ok(placed),
+            (Some(1), _) => Err(AgentError::Unexpected(format!(
+                "{}: {}; what made room so far lies there in {aside}",
+                self.machine.shown(),
+                last_words(&answer.stderr)
+            ))),
+            (code, _) => Err(self.without_program(&format!("it ended with exit code {code:?}"))),
+        }
+    }
+
+    fn without_program(&self, words: &str) -> AgentError {
+        AgentError::Unexpected(format!(
+            "our program does not run on {} ({words}), and nothing else moves files to their places so that none is overwritten: fetch the path with `warmspare download GPU --path`",
+            self.machine.shown()
+        ))
+    }
+
+    /// Answers how many entries differ; of directories that were there the attributes may.
+    fn compare(&self, placed: PlacedEntries) -> Result<u64, AgentError> {
         self.step(RestoreStep::Verifying)?;
         let transfer = Transfer::compare_below(&self.machine, &self.tree, &self.source_path, self.list.path());
-        let tally = self.transfer(&transfer)?.tally;
+        let tally = match self.transfer(&transfer) {
+            Ok(done) => done.tally,
+            // rsync gives up on a file where a directory should be, and the reverse.
+            Err(AgentError::Rsync(_)) if placed.kept > 0 => return Ok(placed.kept),
+            Err(error) => return Err(error),
+        };
         match tally.created_files {
-            0 => Ok(tally.differences),
-            gone => Err(AgentError::Interrupted(format!(
-                "{gone} files on the GPU went away after they were put back, for example {}",
+            1.. if placed.kept == 0 => Err(AgentError::Interrupted(format!(
+                "{} files on the GPU went away after they were put back, for example {}",
+                tally.created_files,
                 tally.first.join(", ")
             ))),
+            _ => Ok(tally.differences - tally.directories_set_right),
         }
     }
 
@@ -287,11 +358,6 @@ impl<'a> Run<'a> {
             None => Ok(done),
             Some(name) => Err(AgentError::Rsync(format!("cannot read {}", shown(name)))),
         }
-    }
-
-    /// Where on the GPU lies what made room, below the synced directory: each job has a place of its own.
-    fn aside(&self) -> String {
-        format!(".warmspare/replaced/{}", RecoveryPointId::at(self.job.started_at))
     }
 
     fn step(&self, step: RestoreStep) -> Result<(), AgentError> {
@@ -310,11 +376,18 @@ impl<'a> Run<'a> {
                 },
             );
         }
-        match self.dir.put_back_file() {
-            Ok(Some(job)) if job.attempt != self.job.attempt => Wish::Stop("another path is put back instead"),
+        match self.dir.binding() {
+            Ok(Some(binding)) if bind::check_current(self.dir, &binding, self.job.request.epoch).is_err() => {
+                Wish::Stop("the GPU's data moves on to another")
+            }
             Ok(_) | Err(_) => Wish::GoOn,
         }
     }
+}
+
+/// Where what makes room lies below the synced directory: no two moves share a place.
+fn aside() -> String {
+    format!(".warmspare/replaced/{}", RecoveryPointId::at(clock::now()))
 }
 
 fn count(tree: &Path, path: &str, node: Node) -> Result<Census, AgentError> {

@@ -149,6 +149,7 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
                 }
                 AgentError::ForeignAssociation { .. }
                 | AgentError::NotBound
+                | AgentError::Busy(_)
                 | AgentError::NoRecoveryPoint { .. }
                 | AgentError::Unreachable { .. }
                 | AgentError::KeyRefused { .. }

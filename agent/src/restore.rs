@@ -1,8 +1,11 @@
 //! Pushing a recovery point to a host and proving that it arrived.
 
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,6 +27,7 @@ use crate::source;
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, PointFile, REQUEST_LOCK, RESTORE_LOCK, RestoreFile, RestoreStage};
 use crate::streams::{Filling, Whole};
+use crate::tree::Finder;
 use crate::verify::{Comparison, Differences};
 use crate::wish::Wish;
 use crate::worker::Worker;
@@ -282,9 +286,8 @@ impl<'a> Job<'a> {
         let list = list
             .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
             .map_err(|error| AgentError::io("list the recovery point", error))?;
-        let first: Vec<&[u8]> = (self.job.first.iter())
-            .map(|path| path.trim_end_matches('/').as_bytes())
-            .collect();
+        let named = inventory::named(&self.job.first);
+        let first: Vec<&[u8]> = named.iter().map(Vec::as_slice).collect();
         let filling = Filling {
             machine: &self.machine,
             program: program.as_deref(),
@@ -371,9 +374,20 @@ impl<'a> Job<'a> {
         if self.job.first.is_empty() || self.first_there.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let names = self.job.first.iter().map(|path| path.trim_end_matches('/').as_bytes());
-        let list = NameList::write(self.dir, "first", names)?;
-        let transfer = Transfer::push_listed(&self.machine, &self.tree(), &self.job.target_path, list.path());
+        let tree = self.tree();
+        let mut there = Vec::new();
+        for path in inventory::named(&self.job.first) {
+            // Never through a link: it would lead to a file of this machine.
+            let found = Finder::below(&tree).and_then(|mut tree| tree.node(Path::new(OsStr::from_bytes(&path))));
+            if matches!(found, Ok(Some(_))) {
+                there.push(path);
+            }
+        }
+        if there.is_empty() {
+            return Ok(());
+        }
+        let list = NameList::write(self.dir, "first", there.iter().map(Vec::as_slice))?;
+        let transfer = Transfer::push_listed(&self.machine, &tree, &self.job.target_path, list.path());
         let pushed = transfer.run(self.dir, &self.machine, self.lock, |progress| {
             self.watch(progress.map(|now| self.on_top(now)))
         })?;

@@ -51,18 +51,6 @@ enum Writes {
     There,
 }
 
-/// What happens to files of a target that are there and differ.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Placing {
-    /// They stay.
-    WhereNothingIs,
-    /// They are moved to this directory.
-    InPlaceOf {
-        /// Below the target path.
-        aside: String,
-    },
-}
-
 impl Transfer {
     /// Pulls the tree at `source_path` on the machine into a local directory, which then equals it.
     #[must_use]
@@ -163,25 +151,18 @@ impl Transfer {
             .with("--ignore-missing-args")
     }
 
-    /// As [`Self::push_listed`], onto a machine in use: what is there is kept or moved aside, and no half a file is seen. `room` and
-    /// the place aside are directories below the target path, on its disk.
+    /// Pushes the listed paths, with all that is in them, into a directory two levels below the target path, except for what is as it
+    /// should be at its place.
     #[must_use]
-    pub fn put_back(
-        machine: &Machine,
-        from: &Path,
-        target_path: &str,
-        list: &Path,
-        room: &str,
-        placing: &Placing,
-    ) -> Self {
-        let transfer = Self::push_listed(machine, from, target_path, list)
-            // What holds the path may have changed for a reason.
-            .with("--no-implied-dirs")
-            .with(format!("--temp-dir={room}"));
-        match placing {
-            Placing::WhereNothingIs => transfer.with("--ignore-existing"),
-            Placing::InPlaceOf { aside } => transfer.with("--backup").with(format!("--backup-dir={aside}")),
-        }
+    pub fn stage(machine: &Machine, from: &Path, target_path: &str, list: &Path, room: &str) -> Self {
+        let mut transfer = Self::over(machine);
+        transfer.push("--out-format=%i");
+        transfer.push("--whole-file");
+        transfer.push("--compare-dest=../..");
+        transfer.push(files_from(list));
+        transfer.push("--from0");
+        let room = format!("{}/{room}", target_path.trim_end_matches('/'));
+        transfer.ends(with_slash(from), remote(machine, &room))
     }
 
     /// As [`Self::compare`], of the listed paths with all that is in them.

@@ -24,6 +24,8 @@ pub struct Tally {
     pub changed_files: u64,
     /// Regular files that did not exist before.
     pub created_files: u64,
+    /// Directories that were there and got their attributes.
+    pub directories_set_right: u64,
     /// Whether two names of one file appeared.
     pub hard_links: bool,
     /// The first itemized lines, for a person.
@@ -98,7 +100,8 @@ impl Tally {
                 self.created_files += u64::from(created);
                 self.hard_links |= linked;
             }
-            Item::Deleted | Item::Attributes | Item::Other => {}
+            Item::Attributes => self.directories_set_right += 1,
+            Item::Deleted | Item::Other => {}
         }
     }
 

@@ -225,36 +225,36 @@ pub fn make_target(machine: &Machine, path: &str) -> Result<(), AgentError> {
     }
 }
 
-/// Where files on their way to a GPU in use wait until they are whole, below its synced directory.
-pub const ROOM: &str = ".warmspare/put-back";
-
 const MAKE_ROOM: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" || exit 91; \
     command -v rsync >/dev/null 2>&1 || exit 92; [ ! -L .warmspare ] || exit 90; \
     rm -rf .warmspare/put-back && mkdir -p .warmspare/put-back'";
 
-/// Makes [`ROOM`], without what an earlier attempt left there.
+const CLEAR_ROOM: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && cd \"$p\" || exit 91; \
+    [ ! -L .warmspare ] || exit 90; rm -rf .warmspare/put-back'";
+
+/// Makes [`crate::put_in::ROOM`], without what an earlier attempt left there.
 ///
 /// # Errors
 /// When the machine cannot be reached, has no rsync, or the directory cannot be made.
 pub fn make_room(machine: &Machine, path: &str) -> Result<(), AgentError> {
     match machine.run(MAKE_ROOM, format!("{path}\n").as_bytes())?.code {
         Some(0) => Ok(()),
+        Some(90) => Err(AgentError::Unexpected(format!(
+            "on {} .warmspare in {path:?} is a link: remove it there",
+            machine.shown()
+        ))),
         Some(92) => Err(machine.no_rsync()),
         code => Err(AgentError::Unexpected(format!(
-            "{} cannot make {ROOM} in {path:?}, exit code {code:?}",
+            "{} cannot make room in {path:?}, exit code {code:?}",
             machine.shown()
         ))),
     }
 }
 
-const HAS: &str = "exec /bin/sh -c 'unset CDPATH; IFS= read -r p && IFS= read -r n && cd \"$p\" || exit 91; [ -d \"$n\" ] || exit 90'";
-
-/// Whether there is a directory of ours below the synced one.
-///
-/// # Errors
-/// When the machine cannot be reached.
-pub fn has(machine: &Machine, path: &str, ours: &str) -> Result<bool, AgentError> {
-    Ok(machine.run(HAS, format!("{path}\n{ours}\n").as_bytes())?.code == Some(0))
+/// Removes it, so that nothing on its way takes space there.
+pub fn clear_room(machine: &Machine, path: &str) {
+    // Where it cannot be, the next attempt does it.
+    let _ = machine.run(CLEAR_ROOM, format!("{path}\n").as_bytes());
 }
 
 fn read_look(output: &[u8]) -> Option<Look> {

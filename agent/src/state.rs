@@ -351,6 +351,7 @@ pub struct PutBackProof {
     /// Their size.
     pub bytes: Bytes,
     /// Entries that were missing, or set right.
+    #[serde(default)]
     pub put: u64,
     /// Entries that were there, differ, and were kept.
     pub kept: u64,

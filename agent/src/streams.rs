@@ -117,12 +117,14 @@ impl Filling<'_> {
             let whole = Whole::No;
             return Ok(Filled { done, whole });
         }
-        let named = plan.iter().filter(|job| job.is_named(self)).count();
-        self.first_there.store(named == 0, Ordering::SeqCst);
+        let named_left = plan.iter().filter(|job| job.is_named(self)).count();
+        let can_tell = self.can_tell_of_the_first(&survey);
+        self.first_there.store(can_tell && named_left == 0, Ordering::SeqCst);
         let work = Work {
             filling: self,
             program,
-            named_left: AtomicUsize::new(named),
+            named_left: AtomicUsize::new(named_left),
+            can_tell,
             jobs: Mutex::new(plan),
             children: Mutex::new(HashSet::new()),
             stop: AtomicBool::new(false),
@@ -148,6 +150,15 @@ impl Filling<'_> {
             }
         }
         done
+    }
+
+    /// Whether there is anything that a person named, and nothing else stands in its place.
+    fn can_tell_of_the_first(&self, survey: &Survey) -> bool {
+        let mut named = (self.list.iter().zip(&survey.there))
+            .filter(|(entry, _)| matches!(entry.turn(self.first), Turn::Named(_)))
+            .map(|(_, there)| *there)
+            .peekable();
+        named.peek().is_some() && named.all(|there| there != There::Other)
     }
 
     /// What is missing, in the order of turns; the newest of the large files first.
@@ -249,6 +260,8 @@ struct Work<'a> {
     jobs: Mutex<VecDeque<Job>>,
     /// How many jobs with something that a person named have not arrived.
     named_left: AtomicUsize,
+    /// Whether these jobs are all that is missing of it.
+    can_tell: bool,
     children: Mutex<HashSet<u32>>,
     stop: AtomicBool,
     /// Whether anything was in the way or did not arrive.
@@ -328,7 +341,7 @@ impl Work<'_> {
                 Ok(()) => {
                     self.done.add(job.files(), 0);
                     if job.is_named(self.filling) && self.named_left.fetch_sub(1, Ordering::SeqCst) == 1 {
-                        self.filling.first_there.store(true, Ordering::SeqCst);
+                        self.filling.first_there.store(self.can_tell, Ordering::SeqCst);
                     }
                 }
                 // rsync brings it, or says what is wrong. A lane that lost its connection does not take the next job.

@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
 use warmspare_domain::units::Bytes;
 
 pub use node::Node;
-pub use reach::{Finder, Spot, make_directory, open_below, open_directory, open_root};
+pub use reach::{Finder, Spot, make_directory, open_below, open_directory, open_root, rename_new};
 pub use walk::{Visit, Walk, walk, walk_below};
 
 use walk::{remove_all, walk_from};

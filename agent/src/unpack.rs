@@ -8,7 +8,7 @@ use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::bundle::{Head, Item};
@@ -162,7 +162,7 @@ impl Target {
         }
         head.attributes.give(file.as_fd())?;
         let (parent, base) = self.way_to(path)?;
-        let renamed = rename_new(parts.as_fd(), part, parent, base);
+        let renamed = tree::rename_new(parts.as_fd(), part, parent, base);
         if renamed.is_err() {
             // It is whole and not wanted under this name: rsync, which comes next, brings it again.
             let _ = rustix::fs::unlinkat(&parts, part, AtFlags::empty());
@@ -181,19 +181,6 @@ impl Target {
                 self.in_the_way += 1;
             }
         }
-    }
-}
-
-/// Gives a file a name that nothing has.
-fn rename_new(parts: BorrowedFd<'_>, part: &OsStr, parent: BorrowedFd<'_>, base: &OsStr) -> io::Result<()> {
-    match rustix::fs::renameat_with(parts, part, parent, base, RenameFlags::NOREPLACE) {
-        // Not every file system can be asked for that, NFS among them: then the look comes a moment before.
-        Err(Errno::INVAL | Errno::NOSYS) => match rustix::fs::statat(parent, base, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => Ok(rustix::fs::renameat(parts, part, parent, base)?),
-            Err(error) => Err(error.into()),
-            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-        },
-        renamed => Ok(renamed?),
     }
 }
 

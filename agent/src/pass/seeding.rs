@@ -11,7 +11,7 @@ use super::Pass;
 use crate::changes;
 use crate::error::AgentError;
 use crate::incoming::{Incoming, Start};
-use crate::inventory::{CACHES, SMALL, is_cached};
+use crate::inventory::{self, CACHES, SMALL, is_cached};
 use crate::name_list::NameList;
 use crate::rsync::Transfer;
 use crate::rsync_output::{MOST_NAMED, Tally, Totals};
@@ -140,8 +140,8 @@ impl Pass<'_> {
             return Ok(seeded);
         }
         incoming.start = Start::Resumed;
-        for path in first.clone() {
-            let list = NameList::write(self.dir, "first", [path.trim_end_matches('/').as_bytes()])?;
+        for path in inventory::named(first) {
+            let list = NameList::write(self.dir, "first", [path.as_slice()])?;
             let (source, filters) = (&self.binding.bind.source_path, self.binding.filters());
             let transfer = Transfer::pull_first(&self.machine, source, &filters, list.path(), &incoming.path);
             self.part(incoming, backlog, Part::Some, &incoming.receive(transfer), &mut seeded)?;

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::node::Node;
@@ -49,6 +49,21 @@ pub fn open_directory(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> 
 /// When something on the way is no directory, or the disk is full or fails.
 pub fn make_directory(root: BorrowedFd<'_>, path: &Path, mode: Mode) -> io::Result<OwnedFd> {
     part_by_part(root, path, Missing::Make(mode))
+}
+
+/// Gives what has a name another one that nothing has.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] when something has it.
+pub fn rename_new(from: BorrowedFd<'_>, name: &OsStr, to: BorrowedFd<'_>, new: &OsStr) -> io::Result<()> {
+    match rustix::fs::renameat_with(from, name, to, new, RenameFlags::NOREPLACE) {
+        // Not every file system can be asked for that, NFS among them: then the look comes a moment before.
+        Err(Errno::INVAL | Errno::NOSYS) => match Node::at(to, new)? {
+            None => Ok(rustix::fs::renameat(from, name, to, new)?),
+            Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        },
+        renamed => Ok(renamed?),
+    }
 }
 
 /// What to do about a part of the way that is missing.

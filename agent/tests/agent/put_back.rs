@@ -11,8 +11,8 @@ use warmspare_wire::agent::{
 };
 
 use crate::support::{
-    Machine, Standby, assert_same_tree, bound, eventually, grow_rich_tree, is_root, kill, noise, refusal_of, run,
-    set_mtime, status_of, write,
+    AGENT, Machine, Standby, assert_same_tree, bound, count_files, eventually, grow_rich_tree, is_root, kill, noise,
+    refusal_of, run, set_mtime, set_xattr, status_of, write,
 };
 
 const FIRST: Epoch = Epoch::FIRST;
@@ -102,8 +102,7 @@ fn a_single_file_comes_back_into_a_directory_that_is_gone() {
     assert_eq!(verified(put_back(&standby, of("a/b/model.pt"))), (1, 0, None));
     assert!(fs::read(gpu.tree().join("a/b/model.pt")).unwrap() == model);
     assert!(!gpu.tree().join("a/b/other").exists());
-    let waiting = fs::read_dir(gpu.tree().join(".warmspare/put-back")).unwrap();
-    assert_eq!(waiting.count(), 0);
+    assert!(!gpu.tree().join(".warmspare/put-back").exists());
 }
 
 #[test]
@@ -141,9 +140,12 @@ fn what_is_there_and_differs_stays_unless_it_is_to_make_room_and_then_it_lies_as
         ["mine", "gone", "same size", "new"].map(read),
         ["old", "old", "good", "only here"]
     );
-    let aside = gpu.tree().join(aside.expect("something made room")).join("d");
-    assert_eq!(text(&aside.join("mine")), "written since");
-    assert_eq!(text(&aside.join("same size")), "evil");
+    // What only reading told made room in a second round, at a place of its own.
+    let places = aside.expect("something made room");
+    let (first, second) = places.split_once(" and ").expect(&places);
+    let aside = |place: &str, name: &str| text(&gpu.tree().join(place).join("d").join(name));
+    assert_eq!(aside(first, "mine"), "written since");
+    assert_eq!(aside(second, "same size"), "evil");
     // What lies aside is the user's to look at, and no part of what is copied.
     standby.pass(FIRST);
     assert!(!standby.newest_tree().join(".warmspare").exists());
@@ -256,17 +258,161 @@ fn a_gpu_whose_disk_is_full_is_named() {
         return;
     }
     let (gpu, standby) = bound();
-    write(&gpu.tree().join("d/large"), noise(8 << 20));
+    write(&gpu.tree().join("d/large"), noise(16 << 20));
     standby.pass(FIRST);
     fs::remove_file(gpu.tree().join("d/large")).unwrap();
-    let small = ["-t", "tmpfs", "-o", "size=4m", "none"];
+    // There is room for our program, and not for the file.
+    let size = format!("size={}", fs::metadata(AGENT).unwrap().len() + (8 << 20));
+    let small = ["-t", "tmpfs", "-o", &size, "none"];
     let mounted = run(Command::new("mount").args(small).arg(gpu.tree()), b"");
     assert!(mounted.status.success(), "{mounted:?}");
     let message = failed(put_back(&standby, of("d")));
+    let waits = gpu.tree().join(".warmspare/put-back").exists();
     run(Command::new("umount").arg(gpu.tree()), b"");
+    assert!(!waits, "what could not be put back still takes space there");
     let host = gpu.host();
     assert!(
         message.contains(&format!("the disk of {}:{} is full", host.address, host.port)),
         "{message}"
     );
+}
+
+/// A job that waits for the test with everything beside the tree, nothing in its place.
+fn staged(gpu: &mut Machine, standby: &Standby, request: PutBack) {
+    gpu.wrap_rsync("", "hold");
+    gpu.hold();
+    put_back(standby, PutBack { wait_ms: 0, ..request });
+    gpu.wait_until_held();
+}
+
+fn ended(standby: &Standby) -> PutBackActivity {
+    eventually("the job ended", || match standby.status().put_back {
+        PutBackActivity::Never | PutBackActivity::Running { .. } => None,
+        ended => Some(ended),
+    })
+}
+
+#[test]
+fn what_is_written_while_a_path_is_put_back_stays() {
+    let (mut gpu, standby, whole) = deleted();
+    staged(&mut gpu, &standby, of("runs"));
+    let copy = standby.point_tree(&whole).join("runs");
+    let name = fs::read_dir(&copy)
+        .unwrap()
+        .flatten()
+        .find(|entry| entry.path().is_file());
+    let name = name.expect("a file").file_name();
+    let late = gpu.tree().join("runs").join(&name);
+    assert!(!late.exists(), "nothing is in its place before everything has arrived");
+    write(&late, "the training went on");
+    gpu.release();
+    let (_, kept, replaced) = verified(ended(&standby));
+    assert_eq!((kept, replaced), (1, None));
+    assert_eq!(text(&late), "the training went on");
+    fs::remove_file(&late).unwrap();
+    fs::copy(copy.join(&name), &late).unwrap();
+    assert_eq!(count_files(&gpu.tree().join("runs")), count_files(&copy));
+}
+
+#[test]
+fn directories_that_are_there_keep_their_attributes_and_those_that_are_not_get_the_points() {
+    use std::os::unix::fs::PermissionsExt;
+    let (gpu, standby) = bound();
+    let mode = |name: &str, mode| {
+        fs::set_permissions(gpu.tree().join(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    write(&gpu.tree().join("there/sub/f"), "x");
+    write(&gpu.tree().join("secret/keys/key"), "x");
+    write(&gpu.tree().join("rest"), "x");
+    mode("secret", 0o700);
+    standby.pass(FIRST);
+    mode("there/sub", 0o750);
+    set_xattr(&gpu.tree().join("there/sub"), "user.note", "mine");
+    fs::remove_file(gpu.tree().join("there/sub/f")).unwrap();
+    run(Command::new("rm").arg("-rf").arg(gpu.tree().join("secret")), b"");
+    assert_eq!(verified(put_back(&standby, of("there"))), (1, 0, None));
+    assert_eq!(verified(put_back(&standby, of("secret/keys/key"))), (1, 0, None));
+    let found = |name: &str| fs::metadata(gpu.tree().join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((found("there/sub"), found("secret")), (0o750, 0o700));
+    let note = run(
+        Command::new("getfattr")
+            .args(["-n", "user.note"])
+            .arg(gpu.tree().join("there/sub")),
+        b"",
+    );
+    assert!(String::from_utf8_lossy(&note.stdout).contains("mine"), "{note:?}");
+}
+
+#[test]
+fn a_file_where_the_point_has_a_directory_stays_or_lies_aside() {
+    let (gpu, standby) = bound();
+    write(&gpu.tree().join("d/a/1"), "x");
+    write(&gpu.tree().join("d/b"), "x");
+    write(&gpu.tree().join("d/c"), "x");
+    let point = standby.pass(FIRST).points.latest.unwrap();
+    fs::remove_dir_all(gpu.tree().join("d")).unwrap();
+    write(&gpu.tree().join("d/a"), "a file now");
+    write(&gpu.tree().join("d/b/mine"), "a directory now");
+    let request = |existing| PutBack {
+        existing,
+        point: Some(PointChoice::Id(point.id.clone())),
+        ..of("d")
+    };
+    let (_, kept, _) = verified(put_back(&standby, request(Existing::Keep)));
+    assert_eq!(kept, 2);
+    assert_eq!(text(&gpu.tree().join("d/c")), "x");
+    assert_eq!(text(&gpu.tree().join("d/b/mine")), "a directory now");
+    let (_, kept, aside) = verified(put_back(&standby, request(Existing::Replace)));
+    assert_eq!(kept, 0);
+    for name in ["d/a/1", "d/b", "d/c"] {
+        assert_eq!(text(&gpu.tree().join(name)), "x", "{name}");
+    }
+    let aside = gpu.tree().join(aside.expect("two made room")).join("d");
+    assert_eq!(text(&aside.join("a")), "a file now");
+    assert_eq!(text(&aside.join("b/mine")), "a directory now");
+}
+
+#[test]
+fn one_path_at_a_time_is_put_back() {
+    let (mut gpu, standby, _) = deleted();
+    fs::remove_file(gpu.tree().join("else/1")).unwrap();
+    staged(&mut gpu, &standby, of("runs"));
+    let busy = refusal_of(ask(&standby, of("else/1")));
+    assert!(busy.message.contains("\"runs\" is being put back"), "{}", busy.message);
+    gpu.release();
+    verified(ended(&standby));
+    verified(put_back(&standby, of("else/1")));
+}
+
+#[test]
+fn a_job_that_died_is_begun_anew_from_the_newest_point() {
+    let (mut gpu, standby) = bound();
+    write(&gpu.tree().join("f"), "first");
+    write(&gpu.tree().join("rest"), "x");
+    standby.pass(FIRST);
+    fs::remove_file(gpu.tree().join("f")).unwrap();
+    staged(&mut gpu, &standby, of("f"));
+    standby.workers().into_iter().for_each(kill);
+    gpu.release();
+    eventually("its worker is gone", || {
+        matches!(standby.status().put_back, PutBackActivity::Failed { .. }).then_some(())
+    });
+    write(&gpu.tree().join("f"), "second");
+    standby.pass(FIRST);
+    fs::remove_file(gpu.tree().join("f")).unwrap();
+    verified(put_back(&standby, of("f")));
+    assert_eq!(text(&gpu.tree().join("f")), "second");
+}
+
+#[test]
+fn nothing_is_put_in_its_place_once_a_restore_has_begun() {
+    let (mut gpu, standby, _) = deleted();
+    staged(&mut gpu, &standby, of("runs"));
+    let target = Machine::start(&[&standby.key()]);
+    standby.restore(&target, FIRST.next());
+    gpu.release();
+    let message = failed(ended(&standby));
+    assert!(message.contains("moves on"), "{message}");
+    assert!(!gpu.tree().join("runs").exists());
+    assert!(!gpu.tree().join(".warmspare/put-back").exists());
 }

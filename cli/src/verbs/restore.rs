@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 use warmspare_domain::association::PointChoice;
@@ -14,6 +15,9 @@ use crate::client::{Api, print_json};
 
 /// How often a path that is put back is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// So many looks may fail in a row.
+const LOOKS_IN_VAIN: usize = 5;
 
 /// Restore the data onto another GPU, or put one path back onto the GPU that runs.
 #[derive(Debug, Args)]
@@ -66,14 +70,30 @@ impl Restore {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// The job goes on while the standby is too busy to say how.
+    async fn look(&self, place: &str) -> anyhow::Result<PutBackActivity> {
+        for _ in 0..LOOKS_IN_VAIN {
+            match self.api.get(place).await {
+                Ok(job) => return Ok(job),
+                Err(error) => eprintln!("{error:#}"),
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.api.get(place).await
+    }
+
     async fn put_back(&self, path: &str, point: Option<String>) -> anyhow::Result<ExitCode> {
         let place = format!("/v1/associations/{}/put-back", self.gpu);
         let wish = json!({"path": path, "point": point, "replace": self.replace});
         let mut job: PutBackActivity = self.api.post(&place, &wish).await?;
+        let ours = job.path().map(str::to_owned);
         while let PutBackActivity::Running { .. } = job {
             eprintln!("{job}");
             tokio::time::sleep(LOOK_AGAIN).await;
-            job = self.api.get(&place).await?;
+            job = self.look(&place).await?;
+            if job.path() != ours.as_deref() {
+                bail!("{path} gave way to another path that somebody wants back; ask for it again: {job}");
+            }
         }
         if self.api.json {
             print_json(&job)?;

@@ -845,7 +845,7 @@ pub enum PutBackActivity {
         files: u64,
         /// Their size.
         bytes: Bytes,
-        /// Entries that were missing, or set right.
+        /// Entries that got their place; a directory that was missing counts once, with all that is in it.
         put: u64,
         /// Entries that are there, differ from the recovery point, and were kept.
         kept: u64,
@@ -862,6 +862,17 @@ pub enum PutBackActivity {
         /// For a person.
         message: String,
     },
+}
+
+impl PutBackActivity {
+    /// Which path it is about.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::Never => None,
+            Self::Running { path, .. } | Self::Verified { path, .. } | Self::Failed { path, .. } => Some(path),
+        }
+    }
 }
 
 impl Display for PutBackActivity {
