@@ -641,4 +641,30 @@ mod tests {
         survey.may_keep_parts = false;
         assert!(!plan(&list, &[], &survey).iter().any(|job| job.contains(" from ")));
     }
+
+    #[test]
+    fn the_first_is_not_said_to_be_there_when_something_else_is_or_nothing_was_named() {
+        let place = tempfile::tempdir().unwrap();
+        let machine = machine("10.0.0.1", "root").unwrap();
+        let list = [file("src/train.py", 10, 1), file("other", 10, 1)];
+        let tells = |first: &[&[u8]], there: There| {
+            let filling = Filling {
+                machine: &machine,
+                program: None,
+                target_path: "/x",
+                tree: place.path(),
+                list: &list,
+                first,
+                first_there: &AtomicBool::new(false),
+            };
+            filling.can_tell_of_the_first(&Survey {
+                there: vec![there, There::Other],
+                parts: HashMap::new(),
+                may_keep_parts: true,
+            })
+        };
+        assert!(tells(&[b"src"], There::Same) && tells(&[b"src"], There::Missing));
+        assert!(!tells(&[b"src"], There::Other), "a file that is stale");
+        assert!(!tells(&[b"scr"], There::Same), "a path that nothing has");
+    }
 }

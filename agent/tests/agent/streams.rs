@@ -127,7 +127,7 @@ fn where_our_program_cannot_be_or_run_rsync_alone_restores() {
 fn restore_with_the_named_first(standby: &Standby, target: &Machine, epoch: Epoch, hold: impl FnOnce()) {
     let there = |name: &str| target.tree().join(name).exists();
     let mut request = standby.restore_request(target, epoch, 0);
-    request.first = vec!["many/3/".into(), "not/there".into()];
+    request.first = vec!["many//3/".into(), "not/there".into(), "link/passwd".into()];
     assert!(!there("many/3/3"));
     fs::write(target.place.path().join("hold"), "").unwrap();
     standby.call(Request::Restore(request));
@@ -156,6 +156,8 @@ fn restore_with_the_named_first(standby: &Standby, target: &Machine, epoch: Epoc
 fn what_a_person_named_is_there_first_over_streams_and_over_rsync() {
     let (gpu, standby) = bound();
     grow_many(&gpu.tree());
+    // Of this machine it must give nothing away.
+    symlink("/etc", gpu.tree().join("link")).unwrap();
     standby.pass(FIRST);
     let streams = Machine::start(&[&standby.key()]);
     let place = streams.place.path().display().to_string();
