@@ -75,7 +75,7 @@ contract-functions: setup ## Play the failure story on the function binaries, ov
 	./tests/contract/setup.sh functions
 	./target/contract-functions-venv/bin/python -B -m pytest -q -p no:cacheprovider tests/contract/functions
 
-bench: setup ## Hold passes, recovery points and restores against the tools that people would use instead, with plots (as root, about 40 minutes)
+bench: setup ## Hold passes, recovery points and restores against the tools that people would use instead, with plots (as root, about 20 minutes)
 	@./tests/bench/setup.sh
 	$(CARGO) build --locked --release -p warmspare-agent
 	python3 -B tests/bench/data_plane.py --plots docs
