@@ -110,7 +110,14 @@ impl Restore {
             }
             PutBackActivity::Verified { kept: 0, .. } => ExitCode::SUCCESS,
             PutBackActivity::Verified { .. } => {
-                eprintln!("--replace puts the recovery point's in their place, and keeps them aside");
+                eprintln!(
+                    "{}",
+                    if self.replace {
+                        "something writes there: ask again when it rests"
+                    } else {
+                        "--replace puts the recovery point's in their place, and keeps them aside"
+                    }
+                );
                 ExitCode::FAILURE
             }
             PutBackActivity::Failed { .. } | PutBackActivity::Running { .. } | PutBackActivity::Never => {
