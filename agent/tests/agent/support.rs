@@ -9,6 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,18 @@ pub struct Machine {
     /// A program that everything of this machine runs in, with its arguments.
     through: Vec<String>,
     sshd: Option<Child>,
+}
+
+/// A port that no other machine of this run gets, also while this one is down, and that the system gives to nobody by itself.
+fn own_port() -> u16 {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + u16::try_from(std::process::id() % 20).unwrap() * 1000;
+    loop {
+        let port = first + GIVEN.fetch_add(1, Ordering::Relaxed) % 1000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl Machine {
@@ -134,7 +147,7 @@ impl Machine {
         }
         for _ in 0..20 {
             if self.port == 0 {
-                self.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+                self.port = own_port();
             }
             self.write_config(extra);
             let log = fs::File::create(self.place.path().join("sshd.log")).unwrap();
