@@ -20,6 +20,7 @@ pub(crate) struct Cable {
     namespace: String,
     ours: String,
     address: String,
+    net: String,
 }
 
 impl Cable {
@@ -36,6 +37,7 @@ impl Cable {
             namespace: format!("ws-cut-{number}"),
             ours: format!("wscut{number}"),
             address: net(2),
+            net: format!("{}/30", net(0)),
         };
         let (space, ours, theirs) = (&cable.namespace, &cable.ours, format!("wspeer{number}"));
         let laid = ip(&["netns", "add", space])
@@ -45,7 +47,9 @@ impl Cable {
             && ip(&["address", "add", &format!("{}/30", net(1)), "dev", ours])
             && ip(&["-n", space, "address", "add", &format!("{}/30", net(2)), "dev", &theirs])
             && ip(&["-n", space, "link", "set", &theirs, "up"])
-            && ip(&["link", "set", ours, "up"]);
+            && ip(&["link", "set", ours, "up"])
+            // Counts only while the cable is pulled: then nothing of this network may go out to the real one, whoever answers there.
+            && ip(&["route", "add", "unreachable", &cable.net, "metric", "4000"]);
         if !laid {
             eprintln!("SKIPPED: this machine cannot make network namespaces");
         }
@@ -67,6 +71,7 @@ impl Cable {
 
 impl Drop for Cable {
     fn drop(&mut self) {
+        let _ = ip(&["route", "delete", "unreachable", &self.net]);
         let _ = ip(&["link", "delete", &self.ours]);
         let _ = ip(&["netns", "delete", &self.namespace]);
     }
