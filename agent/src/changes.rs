@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use rustix::fs::Mode;
 
-use crate::data_dir::{DataDir, Durability};
+use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::marker::MARKER_DIRECTORY;
+use crate::name_list::NameList;
 use crate::process::{self, Finished};
 use crate::rsync_output::{Itemized, Tally};
 use crate::tree::{self, Finder, Node, PARTIAL, Spot};
@@ -165,22 +166,16 @@ pub fn files_that_pass(dir: &DataDir, tree: &Path, filters: &[String]) -> Result
     Ok(totals.files)
 }
 
-/// Writes the list for rsync's `--files-from`, each path ended by a zero byte.
+/// The list of paths for rsync.
 ///
 /// # Errors
 /// When the disk is full or fails.
-pub fn write_list(dir: &DataDir, paths: &[PathBuf]) -> Result<PathBuf, AgentError> {
-    // A leading "./" makes rsync give the root its attributes, too, and keeps names from being taken for comments. Our own
-    // directory is excluded: it is there so that the list is never without such a name. Source: rsync 3.2.7, flist.c.
-    let mut list = format!("./{MARKER_DIRECTORY}\0").into_bytes();
-    for path in paths.iter().filter(|path| !path.as_os_str().is_empty()) {
-        list.extend(b"./");
-        list.extend(path.as_os_str().as_encoded_bytes());
-        list.push(0);
-    }
-    let file = dir.file("changes.list");
-    dir.replace(&file, &list, Durability::Kill)?;
-    Ok(file)
+pub fn write_list(dir: &DataDir, paths: &[PathBuf]) -> Result<NameList, AgentError> {
+    // Our own directory is excluded. It is there so that the list is never without a name that begins with "./", which makes rsync
+    // give the root its attributes, too. Source: rsync 3.2.7, flist.c.
+    let names = paths.iter().map(|path| path.as_os_str().as_encoded_bytes());
+    let names = names.filter(|name| !name.is_empty());
+    NameList::write(dir, "changes", [MARKER_DIRECTORY.as_bytes()].into_iter().chain(names))
 }
 
 /// Removes what transfers that broke off left beside the listed paths.
@@ -267,7 +262,7 @@ pub fn is_same(one: &Path, other: &Path, path: &Path) -> bool {
 }
 
 fn found(tree: &Path, path: &Path) -> Option<Node> {
-    Spot::of(tree, path).ok()??.node().ok()?
+    tree::look(tree, path).ok()?
 }
 
 /// The directories that hold a path, without the root.

@@ -22,7 +22,7 @@ use crate::error::AgentError;
 use crate::incoming;
 use crate::recovery_points::{self, tree_of};
 use crate::state::{Hold, Holds, REQUEST_LOCK};
-use crate::tree::{self, Finder};
+use crate::tree;
 
 /// The hidden verb behind an authorised key.
 pub const SERVE: &str = "serve-download";
@@ -161,8 +161,7 @@ pub fn serve(dir: &DataDir, what: &PointChoice, until: Timestamp) -> String {
 /// Becomes tar, writing the tree or what lies at one path in it. Returns only when it refuses.
 fn serve_tar(tree: &Path, wanted: &Path) -> String {
     // Never through a symbolic link: a GPU chose where it leads.
-    let found = Finder::below(tree).and_then(|mut tree| tree.node(wanted));
-    if !matches!(found, Ok(Some(_))) {
+    if !matches!(tree::look(tree, wanted), Ok(Some(_))) {
         return "there is nothing at this path in the recovery point".into();
     }
     let error = Command::new("tar")

@@ -90,18 +90,20 @@ pub fn named(paths: &[String]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Whether a name below the root is this path, or lies in it.
-#[must_use]
-pub fn is_at_or_below(name: &[u8], path: &[u8]) -> bool {
-    name.strip_prefix(path)
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
-}
-
 impl Entry {
+    /// The first of these paths that it is, or lies in.
+    #[must_use]
+    pub fn place_among(&self, named: &[&[u8]]) -> Option<usize> {
+        named.iter().position(|path| {
+            let rest = self.name.strip_prefix(*path);
+            rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
+        })
+    }
+
     /// When it is its turn. `named` are paths without a slash at their end.
     #[must_use]
     pub fn turn(&self, named: &[&[u8]]) -> Turn {
-        if let Some(at) = named.iter().position(|path| is_at_or_below(&self.name, path)) {
+        if let Some(at) = self.place_among(named) {
             Turn::Named(at)
         } else if is_cached(&self.name) {
             Turn::Last

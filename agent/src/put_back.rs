@@ -28,7 +28,7 @@ use crate::rsync::{Transfer, Transferred};
 use crate::source;
 use crate::ssh::{Connection, Machine};
 use crate::state::{self, PUT_BACK_LOCK, PutBackFile, PutBackProof, PutBackStage, REQUEST_LOCK};
-use crate::tree::{self, Census, Finder, Node};
+use crate::tree::{self, Census, Node};
 use crate::wish::Wish;
 use crate::worker::Worker;
 
@@ -55,8 +55,8 @@ pub fn request(dir: &DataDir, request: &PutBack) -> Result<(), AgentError> {
     let until = Instant::now() + Duration::from_millis(request.wait_ms);
     let attempt = accept(dir, request)?;
     WORKER.see_through(dir, until, || {
-        let running = |job: PutBackFile| job.attempt == attempt && matches!(job.stage, PutBackStage::Running(_));
-        Ok(!dir.put_back_file()?.is_some_and(running))
+        let ours = |job: PutBackFile| job.attempt == attempt && is_running(&job);
+        Ok(!dir.put_back_file()?.is_some_and(ours))
     })
 }
 
@@ -67,9 +67,8 @@ fn accept(dir: &DataDir, request: &PutBack) -> Result<u64, AgentError> {
     let _decision = dir.lock_briefly(REQUEST_LOCK)?;
     bind::check_current(dir, &binding, request.epoch)?;
     let before = dir.put_back_file()?;
-    let running = |job: &&PutBackFile| matches!(job.stage, PutBackStage::Running(_));
-    if let Some(job) = before.as_ref().filter(running)
-        && !WORKER.is_gone(dir, "put-back.json")?
+    if let Some(job) = before.as_ref().filter(|job| is_running(job))
+        && !WORKER.is_gone(dir, FILE)?
     {
         if is_same(&job.request, request) {
             return Ok(job.attempt);
@@ -87,6 +86,10 @@ fn accept(dir: &DataDir, request: &PutBack) -> Result<u64, AgentError> {
     note_progress(dir, &Progress::default());
     dir.save_put_back_file(&job)?;
     Ok(job.attempt)
+}
+
+fn is_running(job: &PutBackFile) -> bool {
+    matches!(job.stage, PutBackStage::Running(_))
 }
 
 /// How long somebody waits makes no other job.
@@ -120,7 +123,7 @@ fn choose(dir: &DataDir, request: &PutBack) -> Result<RecoveryPointId, AgentErro
 /// What lies at a path in a recovery point; never through a symbolic link, for a GPU chose where it leads.
 fn find(dir: &DataDir, id: &RecoveryPointId, path: &str) -> Result<Option<Node>, AgentError> {
     let found = match tree::below(path.as_bytes(), &[]) {
-        Some(path) => Finder::below(&tree_of(dir, id)).and_then(|mut tree| tree.node(&path)),
+        Some(path) => tree::look(&tree_of(dir, id), &path),
         None => Ok(None),
     };
     found.map_err(|error| AgentError::io("look into a recovery point", error))
@@ -131,14 +134,10 @@ fn find(dir: &DataDir, id: &RecoveryPointId, path: &str) -> Result<Option<Node>,
 /// # Errors
 /// When its file cannot be read.
 pub fn activity(dir: &DataDir) -> Result<PutBackActivity, AgentError> {
-    let Some(job) = dir.put_back_file()? else {
+    let stored = WORKER.stored(dir, FILE, || dir.put_back_file(), is_running)?;
+    let Some((job, abandoned)) = stored else {
         return Ok(PutBackActivity::Never);
     };
-    let abandoned = matches!(job.stage, PutBackStage::Running(_)) && WORKER.is_gone(dir, "put-back.json")?;
-    // A worker notes its end before it lets go of the lock: only what still says so now tells of a kill.
-    if abandoned && dir.put_back_file()?.is_some_and(|now| now != job) {
-        return activity(dir);
-    }
     let path = job.request.path;
     Ok(match job.stage {
         PutBackStage::Running(_) if abandoned => PutBackActivity::Failed {
@@ -171,23 +170,9 @@ pub fn activity(dir: &DataDir) -> Result<PutBackActivity, AgentError> {
 /// # Errors
 /// When the disk fails so that not even a failure can be noted.
 pub fn work(dir: &DataDir) -> Result<(), AgentError> {
-    process::leave_session();
-    let Some(lock) = dir.lock_to_work(WORKER.lock)? else {
-        return Ok(());
-    };
-    loop {
-        let decision = dir.lock_briefly(REQUEST_LOCK)?;
-        let Some(job) = dir
-            .put_back_file()?
-            .filter(|job| matches!(job.stage, PutBackStage::Running(_)))
-        else {
-            // Released together: a job stored from now on finds the lock free.
-            drop(lock);
-            drop(decision);
-            return Ok(());
-        };
-        drop(decision);
-        let outcome = Run::new(dir, &lock, &job).and_then(|run| run.run());
+    let next = || Ok(dir.put_back_file()?.filter(is_running));
+    WORKER.work_off(dir, next, |job, lock| {
+        let outcome = Run::new(dir, lock, job).and_then(|run| run.run());
         let stage = outcome.map_or_else(
             |error| {
                 process::log(&format!("put back: {}", error.message()));
@@ -198,8 +183,8 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
             },
             PutBackStage::Verified,
         );
-        note(dir, job.attempt, stage)?;
-    }
+        note(dir, job.attempt, stage)
+    })
 }
 
 struct Run<'a> {
@@ -402,6 +387,7 @@ fn count(tree: &Path, path: &str, node: Node) -> Result<Census, AgentError> {
     })
 }
 
+const FILE: &str = "put-back.json";
 const PROGRESS: &str = "put-back-progress.json";
 
 fn note(dir: &DataDir, attempt: u64, stage: PutBackStage) -> Result<(), AgentError> {

@@ -80,15 +80,12 @@ fn accept(dir: &DataDir, rescue: &Rescue) -> Result<(), AgentError> {
 /// # Errors
 /// When its file cannot be read.
 pub fn activity(dir: &DataDir) -> Result<RescueActivity, AgentError> {
-    let Some(job) = dir.rescue_file()? else {
+    let is_running = |job: &RescueFile| job.stage == RescueStage::Running;
+    let stored = WORKER.stored(dir, "rescue.json", || dir.rescue_file(), is_running)?;
+    let Some((job, abandoned)) = stored else {
         return Ok(RescueActivity::Never);
     };
     let loss = job.request.loss;
-    let abandoned = job.stage == RescueStage::Running && WORKER.is_gone(dir, "rescue.json")?;
-    // A worker notes its end before it lets go of the lock: only what still says so now tells of a kill.
-    if abandoned && dir.rescue_file()?.is_some_and(|now| now != job) {
-        return activity(dir);
-    }
     Ok(match job.stage {
         RescueStage::Running if abandoned => RescueActivity::Failed {
             loss,

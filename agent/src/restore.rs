@@ -27,7 +27,7 @@ use crate::source;
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, PointFile, REQUEST_LOCK, RESTORE_LOCK, RestoreFile, RestoreStage};
 use crate::streams::{Filling, Whole};
-use crate::tree::Finder;
+use crate::tree;
 use crate::verify::{Comparison, Differences};
 use crate::wish::Wish;
 use crate::worker::Worker;
@@ -209,22 +209,13 @@ struct Proof {
 /// # Errors
 /// When the disk fails so that not even a failure can be noted.
 pub fn work(dir: &DataDir) -> Result<(), AgentError> {
-    process::leave_session();
-    let Some(lock) = dir.lock_to_work(RESTORE_LOCK)? else {
-        return Ok(());
-    };
-    loop {
-        let decision = dir.lock_briefly(REQUEST_LOCK)?;
+    let next = || {
         let job = dir.restore_file()?;
-        let Some(job) = job.filter(|job| matches!(job.stage, RestoreStage::Running(_))) else {
-            // Released together: a job stored from now on finds the lock free.
-            drop(lock);
-            drop(decision);
-            return Ok(());
-        };
-        drop(decision);
+        Ok(job.filter(|job| matches!(job.stage, RestoreStage::Running(_))))
+    };
+    WORKER.work_off(dir, next, |job, lock| {
         dir.write_json(&dir.file("restore-worker.json"), &job.attempt, Durability::PowerLoss)?;
-        let outcome = Job::new(dir, &lock, &job).and_then(|run| run.run());
+        let outcome = Job::new(dir, lock, job).and_then(|run| run.run());
         let stage = match outcome {
             Ok(()) => RestoreStage::Verified { ended_at: clock::now() },
             Err(error) => {
@@ -235,8 +226,8 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
                 }
             }
         };
-        note(dir, job.attempt, stage)?;
-    }
+        note(dir, job.attempt, stage)
+    })
 }
 
 fn note(dir: &DataDir, attempt: u64, stage: RestoreStage) -> Result<(), AgentError> {
@@ -375,14 +366,9 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         let tree = self.tree();
-        let mut there = Vec::new();
-        for path in inventory::named(&self.job.first) {
-            // Never through a link: it would lead to a file of this machine.
-            let found = Finder::below(&tree).and_then(|mut tree| tree.node(Path::new(OsStr::from_bytes(&path))));
-            if matches!(found, Ok(Some(_))) {
-                there.push(path);
-            }
-        }
+        let mut there = inventory::named(&self.job.first);
+        // Never through a link: it would lead to a file of this machine.
+        there.retain(|path| matches!(tree::look(&tree, Path::new(OsStr::from_bytes(path))), Ok(Some(_))));
         if there.is_empty() {
             return Ok(());
         }

@@ -100,20 +100,19 @@ impl Transfer {
         let mut transfer = Self::from_a_gpu(machine.rsync_shell(), filters);
         transfer.push("--no-recursive");
         transfer.push("--dirs");
-        transfer.push("--from0");
-        transfer.push(files_from(list));
         transfer.push("--delete-missing-args");
         // A directory that became something else goes with everything in it.
         transfer.push("--force");
-        transfer.ends(remote(machine, source_path), with_slash(into))
+        transfer
+            .ends(remote(machine, source_path), with_slash(into))
+            .listed(list)
     }
 
     /// Pulls the listed paths with all that is in them, as far as they are there; nothing is deleted.
     #[must_use]
     pub fn pull_first(machine: &Machine, source_path: &str, filters: &[String], list: &Path, into: &Path) -> Self {
         Self::pull_some(machine, source_path, filters, into)
-            .with(files_from(list))
-            .with("--from0")
+            .listed(list)
             .with("--ignore-missing-args")
     }
 
@@ -146,8 +145,7 @@ impl Transfer {
     #[must_use]
     pub fn push_listed(machine: &Machine, from: &Path, target_path: &str, list: &Path) -> Self {
         Self::push_to(machine, from, target_path)
-            .with(files_from(list))
-            .with("--from0")
+            .listed(list)
             .with("--ignore-missing-args")
     }
 
@@ -159,18 +157,15 @@ impl Transfer {
         transfer.push("--out-format=%i");
         transfer.push("--whole-file");
         transfer.push("--compare-dest=../..");
-        transfer.push(files_from(list));
-        transfer.push("--from0");
         let room = format!("{}/{room}", target_path.trim_end_matches('/'));
-        transfer.ends(with_slash(from), remote(machine, &room))
+        transfer.ends(with_slash(from), remote(machine, &room)).listed(list)
     }
 
     /// As [`Self::compare`], of the listed paths with all that is in them.
     #[must_use]
     pub fn compare_below(machine: &Machine, from: &Path, target_path: &str, list: &Path) -> Self {
         Self::compare(machine, from, target_path)
-            .with(files_from(list))
-            .with("--from0")
+            .listed(list)
             .with("--no-implied-dirs")
     }
 
@@ -178,11 +173,11 @@ impl Transfer {
     #[must_use]
     pub fn compare_listed(machine: &Machine, from: &Path, target_path: &str, names: &Path) -> Self {
         let mut transfer = Self::comparing(machine);
-        transfer.push(files_from(names));
-        transfer.push("--from0");
         // Directories stand for themselves in the list; what is in them is listed too.
         transfer.push("--no-r");
-        transfer.ends(with_slash(from), remote(machine, target_path))
+        transfer
+            .ends(with_slash(from), remote(machine, target_path))
+            .listed(names)
     }
 
     /// Reads both trees whole and lists what differs; changes nothing. Times of directories are left out: whoever else lives on
@@ -234,6 +229,13 @@ impl Transfer {
         self
     }
 
+    /// Of those paths only that are in this file, each closed by a zero byte.
+    fn listed(self, list: &Path) -> Self {
+        let mut option = OsString::from("--files-from=");
+        option.push(list);
+        self.with(option).with("--from0")
+    }
+
     fn over(machine: &Machine) -> Self {
         Self::through(machine.rsync_shell())
     }
@@ -264,12 +266,6 @@ fn remote(machine: &Machine, path: &str) -> OsString {
     let start = if path.starts_with('/') { "" } else { "./" };
     let end = if path.ends_with('/') { "" } else { "/" };
     format!("{}:{start}{path}{end}", machine.rsync_host()).into()
-}
-
-fn files_from(list: &Path) -> OsString {
-    let mut option = OsString::from("--files-from=");
-    option.push(list);
-    option
 }
 
 fn with_slash(path: &Path) -> OsString {

@@ -155,7 +155,7 @@ impl Filling<'_> {
     /// Whether there is anything that a person named, and nothing else stands in its place.
     fn can_tell_of_the_first(&self, survey: &Survey) -> bool {
         let mut named = (self.list.iter().zip(&survey.there))
-            .filter(|(entry, _)| matches!(entry.turn(self.first), Turn::Named(_)))
+            .filter(|(entry, _)| entry.place_among(self.first).is_some())
             .map(|(_, there)| *there)
             .peekable();
         named.peek().is_some() && named.all(|there| there != There::Other)
@@ -238,11 +238,13 @@ impl Job {
 
     /// Whether it brings anything that a person named.
     fn is_named(&self, filling: &Filling<'_>) -> bool {
-        let entry = |at: &usize| filling.list.get(*at);
-        let named = |entry: &Entry| matches!(entry.turn(filling.first), Turn::Named(_));
+        let named = |at: &usize| {
+            let entry = filling.list.get(*at);
+            entry.is_some_and(|entry| entry.place_among(filling.first).is_some())
+        };
         match self {
-            Self::Bundle(share) => share.entries.iter().filter_map(entry).any(named),
-            Self::Large { at, .. } => entry(at).is_some_and(named),
+            Self::Bundle(share) => share.entries.iter().any(named),
+            Self::Large { at, .. } => named(at),
         }
     }
 

@@ -61,6 +61,14 @@ pub fn census_below(root: &Path, directory: &Path) -> io::Result<Census> {
     Ok(census)
 }
 
+/// What lies at a path in a tree, never through a symbolic link. Whoever asks for many keeps a [`Finder`].
+///
+/// # Errors
+/// When there is no such tree, or the disk fails.
+pub fn look(root: &Path, path: &Path) -> io::Result<Option<Node>> {
+    Finder::below(root)?.node(path)
+}
+
 /// Names everything in one directory of a tree, as it lies below the root.
 ///
 /// # Errors

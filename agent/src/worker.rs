@@ -1,6 +1,6 @@
 //! Detached workers: whoever asks for work starts one where none runs, and may wait for its end.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::process;
+use crate::state::REQUEST_LOCK;
 
 /// How often a waiting caller looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -54,6 +55,56 @@ impl Worker {
             thread::sleep(LOOK_AGAIN);
         }
         Ok(())
+    }
+
+    /// Does one stored job after the other, `next` first, until none is left; nothing where another worker does.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened; what `next` and `run` answer.
+    pub fn work_off<J>(
+        &self,
+        dir: &DataDir,
+        next: impl Fn() -> Result<Option<J>, AgentError>,
+        mut run: impl FnMut(&J, &File) -> Result<(), AgentError>,
+    ) -> Result<(), AgentError> {
+        process::leave_session();
+        let Some(lock) = dir.lock_to_work(self.lock)? else {
+            return Ok(());
+        };
+        loop {
+            let decision = dir.lock_briefly(REQUEST_LOCK)?;
+            let Some(job) = next()? else {
+                // Released together: a job stored from now on finds the lock free.
+                drop(lock);
+                drop(decision);
+                return Ok(());
+            };
+            drop(decision);
+            run(&job, &lock)?;
+        }
+    }
+
+    /// The stored job, if there is one, and whether its worker was killed.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened; what `load` answers.
+    pub fn stored<J: PartialEq>(
+        &self,
+        dir: &DataDir,
+        file: &str,
+        load: impl Fn() -> Result<Option<J>, AgentError>,
+        is_running: impl Fn(&J) -> bool,
+    ) -> Result<Option<(J, bool)>, AgentError> {
+        loop {
+            let Some(job) = load()? else { return Ok(None) };
+            if !is_running(&job) || !self.is_gone(dir, file)? {
+                return Ok(Some((job, false)));
+            }
+            // A worker notes its end before it lets go of the lock: only what still says so now tells of a kill.
+            if load()?.as_ref() == Some(&job) {
+                return Ok(Some((job, true)));
+            }
+        }
     }
 
     /// Whether nobody works on the job that is noted in this file.

@@ -148,7 +148,7 @@ impl Pass<'_> {
             &self.machine,
             &bind.source_path,
             &self.binding.filters(),
-            &list,
+            list.path(),
             &incoming.path,
         );
         let transfer = if told.reply.holes { transfer } else { transfer.dense() };

@@ -152,7 +152,8 @@ impl Pass<'_> {
             let list = changes::write_list(self.dir, &names)?;
             let bind = &self.binding.bind;
             let filters = self.binding.filters();
-            let transfer = Transfer::pull_listed(&self.machine, &bind.source_path, &filters, &list, &incoming.path);
+            let transfer =
+                Transfer::pull_listed(&self.machine, &bind.source_path, &filters, list.path(), &incoming.path);
             self.part(incoming, backlog, Part::Some, &incoming.receive(transfer), &mut seeded)?;
         }
         // Without caches the closing pass fetches the same, and looks at every file only once.
