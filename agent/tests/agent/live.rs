@@ -24,10 +24,7 @@ fn live(standby: &Standby, urgency: Urgency) -> warmspare_wire::agent::Status {
 
 /// A standby that goes on by itself.
 fn going() -> Option<(Disk, Machine, Standby)> {
-    let disk = Disk::make("btrfs", 400)?;
-    let standby = disk.standby();
-    let gpu = Machine::start(&[&standby.key()]);
-    standby.bind(&gpu, FIRST);
+    let (disk, gpu, standby) = Disk::bound("btrfs", 400)?;
     for n in 0..40 {
         write(&gpu.tree().join(format!("work/{n}")), format!("work {n}"));
     }

@@ -91,12 +91,9 @@ fn the_longest_paths_go_to_the_standby_and_back() {
 
 #[test]
 fn on_btrfs_changes_at_the_longest_paths_are_followed_and_counted() {
-    let Some(disk) = Disk::make("btrfs", 300) else {
+    let Some((_disk, gpu, standby)) = Disk::bound("btrfs", 300) else {
         return;
     };
-    let standby = disk.standby();
-    let gpu = Machine::start(&[&standby.key()]);
-    standby.bind(&gpu, FIRST);
     arrive(&gpu, &standby);
     assert!(matches!(
         standby.status().watcher,

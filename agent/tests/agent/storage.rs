@@ -30,12 +30,9 @@ fn is_read_only_subvolume(path: &Path) -> bool {
 
 #[test]
 fn on_btrfs_recovery_points_are_read_only_snapshots_that_equal_the_source() {
-    let Some(disk) = Disk::make("btrfs", 400) else {
+    let Some((_disk, gpu, standby)) = Disk::bound("btrfs", 400) else {
         return;
     };
-    let standby = disk.standby();
-    let gpu = Machine::start(&[&standby.key()]);
-    standby.bind(&gpu, FIRST);
     grow_rich_tree(&gpu.tree());
     let first = standby.pass(FIRST).points.latest.unwrap();
     let before = read_tree(&standby.point_tree(&first));
@@ -66,12 +63,9 @@ fn on_btrfs_recovery_points_are_read_only_snapshots_that_equal_the_source() {
 
 #[test]
 fn on_btrfs_a_growing_log_costs_its_growth_and_a_kill_leaves_points_whole() {
-    let Some(disk) = Disk::make("btrfs", 300) else {
+    let Some((_disk, mut gpu, standby)) = Disk::bound("btrfs", 300) else {
         return;
     };
-    let standby = disk.standby();
-    let mut gpu = Machine::start(&[&standby.key()]);
-    standby.bind(&gpu, FIRST);
     let log = gpu.tree().join("log");
     let mut content = crate::support::noise(30 << 20);
     write(&log, &content);
@@ -199,12 +193,9 @@ fn change_point(standby: &Standby, point: &RecoveryPoint, change: impl FnOnce(&m
 
 #[test]
 fn a_disk_that_was_enlarged_is_taken_up_whole_by_the_next_pass() {
-    let Some(disk) = Disk::make("btrfs", 120) else {
+    let Some((disk, gpu, standby)) = Disk::bound("btrfs", 120) else {
         return;
     };
-    let standby = disk.standby();
-    let gpu = Machine::start(&[&standby.key()]);
-    standby.bind(&gpu, FIRST);
     write(&gpu.tree().join("small"), "1");
     let before = standby.pass(FIRST).disk.total;
     // As when the provider enlarges the disk under a mounted file system.
@@ -227,12 +218,9 @@ fn a_disk_that_was_enlarged_is_taken_up_whole_by_the_next_pass() {
 
 #[test]
 fn old_recovery_points_are_given_up_before_the_disk_is_full() {
-    let Some(disk) = Disk::make("btrfs", 300) else {
+    let Some((_disk, gpu, standby)) = Disk::bound("btrfs", 300) else {
         return;
     };
-    let standby = disk.standby();
-    let gpu = Machine::start(&[&standby.key()]);
-    standby.bind(&gpu, FIRST);
     for round in 0..12_u32 {
         // A checkpoint that is written anew each time: every recovery point holds its own.
         write(&gpu.tree().join("checkpoint"), crate::support::noise(20 << 20));
@@ -268,12 +256,9 @@ fn leave_free(disk: &Disk, bytes: u64) {
 
 #[test]
 fn room_costs_no_more_points_than_it_must_and_only_then_a_disk_is_exhausted() {
-    let Some(disk) = Disk::make("btrfs", 600) else {
+    let Some((disk, gpu, standby)) = Disk::bound("btrfs", 600) else {
         return;
     };
-    let standby = disk.standby();
-    let gpu = Machine::start(&[&standby.key()]);
-    standby.bind(&gpu, FIRST);
     for _ in 0..5 {
         write(&gpu.tree().join("checkpoint"), crate::support::noise(20 << 20));
         standby.pass(FIRST);
@@ -311,12 +296,9 @@ fn room_costs_no_more_points_than_it_must_and_only_then_a_disk_is_exhausted() {
 
 #[test]
 fn old_recovery_points_make_room_for_a_pass_that_needs_more_than_is_free() {
-    let Some(disk) = Disk::make("btrfs", 400) else {
+    let Some((_disk, gpu, standby)) = Disk::bound("btrfs", 400) else {
         return;
     };
-    let standby = disk.standby();
-    let gpu = Machine::start(&[&standby.key()]);
-    standby.bind(&gpu, FIRST);
     for _ in 0..5 {
         write(&gpu.tree().join("checkpoint"), crate::support::noise(40 << 20));
         standby.pass(FIRST);
@@ -344,12 +326,9 @@ fn old_recovery_points_make_room_for_a_pass_that_needs_more_than_is_free() {
 
 #[test]
 fn what_can_never_fit_takes_no_recovery_point() {
-    let Some(disk) = Disk::make("btrfs", 300) else {
+    let Some((_disk, gpu, standby)) = Disk::bound("btrfs", 300) else {
         return;
     };
-    let standby = disk.standby();
-    let gpu = Machine::start(&[&standby.key()]);
-    standby.bind(&gpu, FIRST);
     for round in 0..5_u32 {
         write(&gpu.tree().join("round"), round.to_string());
         standby.pass(FIRST);
@@ -365,12 +344,9 @@ fn what_can_never_fit_takes_no_recovery_point() {
 fn a_full_disk_fails_the_pass_by_name_and_keeps_every_point() {
     // 120 MB: the smallest disk that mkfs.btrfs makes has 109.
     for (kind, megabytes) in [("ext4", 40), ("btrfs", 120)] {
-        let Some(disk) = Disk::make(kind, megabytes) else {
+        let Some((_disk, gpu, standby)) = Disk::bound(kind, megabytes) else {
             return;
         };
-        let standby = disk.standby();
-        let gpu = Machine::start(&[&standby.key()]);
-        standby.bind(&gpu, FIRST);
         write(&gpu.tree().join("small"), "1");
         let point = standby.pass(FIRST).points.latest.unwrap();
         write(&gpu.tree().join("large"), crate::support::noise(megabytes << 20));

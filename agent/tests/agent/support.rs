@@ -548,6 +548,15 @@ impl Disk {
         Some(Self { at, place })
     }
 
+    /// Such a disk, with a standby on it that is bound to a GPU.
+    pub fn bound(kind: &str, megabytes: u64) -> Option<(Self, Machine, Standby)> {
+        let disk = Self::make(kind, megabytes)?;
+        let standby = disk.standby();
+        let gpu = Machine::start(&[&standby.key()]);
+        standby.bind(&gpu, Epoch::FIRST);
+        Some((disk, gpu, standby))
+    }
+
     pub fn standby(&self) -> Standby {
         let place = tempfile::Builder::new().prefix("standby-").tempdir().unwrap();
         Standby::at(place, self.at.join("data"))

@@ -20,10 +20,7 @@ use PassScope::{Changes, Everything, Nothing};
 
 /// A GPU with a rich tree that was copied once to a standby with btrfs, where passes may cost what changed.
 pub(crate) fn protected() -> Option<(Disk, Machine, Standby)> {
-    let disk = Disk::make("btrfs", 400)?;
-    let standby = disk.standby();
-    let gpu = Machine::start(&[&standby.key()]);
-    standby.bind(&gpu, FIRST);
+    let (disk, gpu, standby) = Disk::bound("btrfs", 400)?;
     grow_rich_tree(&gpu.tree());
     for n in 0..40 {
         write(&gpu.tree().join(format!("work/{n}")), format!("work {n}"));
