@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::machine::{MachineError, file_error, run};
@@ -20,8 +21,14 @@ const SMALLEST: u64 = 256 << 20;
 /// How long a mount may stay busy after its machine's last process ended, which is an instant; a test may be reading in it.
 const BUSY_AT_MOST: Duration = Duration::from_secs(5);
 
-/// Why disks cannot be btrfs file systems on loop devices here; fine when they can be.
+/// Why disks cannot be btrfs file systems on loop devices here; fine when they can be. Tried once: whoever asks before a start, and the
+/// start itself, hear the same.
 pub(crate) fn check() -> Result<(), String> {
+    static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
+    FOUND.get_or_init(try_one).clone()
+}
+
+fn try_one() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("mounting takes root".to_owned());
     }
