@@ -187,7 +187,7 @@ enum Ended {
     Stopped { exit_code: u8 },
 }
 
-/// Whether what failed did so because a program that we started heard of the Ctrl-C before us.
+/// Whether what failed did so because a program that we started heard of the signal before us.
 async fn stopped_or(error: anyhow::Error, stop: Pin<&mut impl Future<Output = u8>>) -> anyhow::Result<Ended> {
     match timeout(SAME_SIGNAL_WITHIN, stop).await {
         Ok(exit_code) => Ok(Ended::Stopped { exit_code }),

@@ -23,6 +23,7 @@ use warmspare_platform::pulse::Pulses;
 use warmspare_platform::reconcile::Reconciler;
 use warmspare_platform::report;
 
+use crate::stop::asked_to_stop;
 use crate::{settings, verbs::token};
 
 mod heartbeat;
@@ -76,6 +77,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             config.listen
         )
     })?;
+    let stop = asked_to_stop()?;
     info!(
         "listening on http://{}; state in {}",
         listener.local_addr()?,
@@ -85,7 +87,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tokio::spawn(beat(reconciler.clone(), config.beat, config.state_dir.clone()));
     tokio::spawn(sweep(reconciler, config.sweep));
     axum::serve(listener, router(app))
-        .with_graceful_shutdown(asked_to_stop())
+        .with_graceful_shutdown(async move {
+            stop.await;
+            info!("stopping; passes under way go on at the standbys");
+        })
         .await
         .context("the HTTP server failed")
 }
@@ -189,18 +194,9 @@ fn start_logging() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none())
         .with_target(false)
+        // Where the terminal is gone it would complain there, and panic over that.
+        .log_internal_errors(false)
         .try_init();
-}
-
-async fn asked_to_stop() {
-    let interrupt = tokio::signal::ctrl_c();
-    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(mut terminate) => {
-            tokio::select! { _ = interrupt => {}, _ = terminate.recv() => {} }
-        }
-        Err(_) => drop(interrupt.await),
-    }
-    info!("stopping; passes under way go on at the standbys");
 }
 
 fn make_private_directory(path: &Path) -> anyhow::Result<()> {

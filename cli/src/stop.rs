@@ -1,5 +1,6 @@
-//! Ctrl-C and requests to terminate, for verbs that leave something in order before they end.
+//! Ctrl-C, a terminal that is closed, and requests to terminate, for verbs that leave something in order before they end.
 
+use std::future::pending;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -8,12 +9,31 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Ctrl-C reaches us and every program we started; who acts on it first is chance.
 pub(crate) const SAME_SIGNAL_WITHIN: Duration = Duration::from_millis(200);
 
-/// Waits for Ctrl-C or a request to terminate; from this call on neither ends the process. Answers what a shell makes of a process that
-/// such a signal ended.
+/// Waits for Ctrl-C, the end of the terminal, or a request to terminate; from this call on none of them ends the process. Answers what
+/// a shell makes of a process that such a signal ended.
 pub(crate) fn asked_to_stop() -> anyhow::Result<impl Future<Output = u8>> {
     let listen = |kind| signal(kind).context("cannot listen for signals");
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut hang_up = match is_to_outlive_its_terminal() {
+        true => None,
+        false => Some(listen(SignalKind::hangup())?),
+    };
+    let hung_up = async move {
+        match &mut hang_up {
+            Some(hang_up) => hang_up.recv().await,
+            None => pending().await,
+        }
+    };
     Ok(async move {
-        tokio::select! { _ = interrupt.recv() => 130, _ = terminate.recv() => 143 }
+        tokio::select! { _ = interrupt.recv() => 130, _ = terminate.recv() => 143, _ = hung_up => 129 }
     })
+}
+
+/// Whether hang-ups are ignored, as they are from the start for what `nohup` starts.
+fn is_to_outlive_its_terminal() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // One bit for each signal; hang-up is the first.
+    mask.is_some_and(|mask| mask & 1 == 1)
 }

@@ -2,6 +2,7 @@
 //! user at Vast, at the hooks and at the API.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -309,7 +310,12 @@ impl Stage {
         self.kill_serve().await;
         self.cloud.shutdown().await;
         if keep {
-            eprintln!("the stage's directory is {}", self.directory.display());
+            // Whoever closed the terminal reads no more.
+            let _ = writeln!(
+                std::io::stderr(),
+                "the stage's directory is {}",
+                self.directory.display()
+            );
         } else {
             drop(std::fs::remove_dir_all(&self.directory));
         }
