@@ -71,7 +71,6 @@ fn carry_pin(dir: &DataDir, before: Option<&BindingFile>, bind: &Bind, machine: 
 
 fn check(bind: &Bind) -> Result<(), AgentError> {
     source::check_path(&bind.source_path)?;
-    source::check_below(&bind.first)?;
     if !(1..=100).contains(&bind.max_deleted_percent) {
         return Err(AgentError::BadRequest("max_deleted_percent is not 1 to 100".into()));
     }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use warmspare_domain::ids::PathBelow;
 
 use crate::tree::{self, Node, Walk};
 
@@ -76,33 +78,19 @@ pub fn is_cached(name: &[u8]) -> bool {
     name.split(|byte| *byte == b'/').any(|part| CACHES.contains(&part))
 }
 
-/// The paths that a person named, as names in a tree are written: no slash at an end, and never two.
-#[must_use]
-pub fn named(paths: &[String]) -> Vec<Vec<u8>> {
-    let below = paths.iter().filter_map(|path| tree::below(path.as_bytes(), &[]));
-    below
-        .map(|path| {
-            path.components()
-                .collect::<PathBuf>()
-                .into_os_string()
-                .into_encoded_bytes()
-        })
-        .collect()
-}
-
 impl Entry {
     /// The first of these paths that it is, or lies in.
     #[must_use]
-    pub fn place_among(&self, named: &[&[u8]]) -> Option<usize> {
+    pub fn place_among(&self, named: &[PathBelow]) -> Option<usize> {
         named.iter().position(|path| {
-            let rest = self.name.strip_prefix(*path);
+            let rest = self.name.strip_prefix(path.as_str().as_bytes());
             rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
         })
     }
 
-    /// When it is its turn. `named` are paths without a slash at their end.
+    /// When it is its turn.
     #[must_use]
-    pub fn turn(&self, named: &[&[u8]]) -> Turn {
+    pub fn turn(&self, named: &[PathBelow]) -> Turn {
         if let Some(at) = self.place_among(named) {
             Turn::Named(at)
         } else if is_cached(&self.name) {
@@ -255,7 +243,7 @@ mod tests {
 
     #[test]
     fn what_was_named_comes_first_then_code_then_checkpoints_and_caches_last() {
-        let named: [&[u8]; 2] = [b"runs/best", b".cache/hub"];
+        let named = ["runs/best", ".cache/hub"].map(|path| path.parse().unwrap());
         let turn = |name: &str, size| file(name, size, false).turn(&named);
         assert_eq!(turn("runs/best/model.pt", 5 << 30), Turn::Named(0));
         assert_eq!(turn(".cache/hub/blob", 5 << 30), Turn::Named(1));

@@ -12,7 +12,7 @@ use warmspare_agent::error::AgentError;
 use warmspare_agent::terminal::{self, Format};
 use warmspare_agent::watch::relay;
 use warmspare_agent::{call, download, process, put_back, put_in, rescue, restore, survey, sync, unpack, watch};
-use warmspare_domain::ids::{CheckpointName, Epoch, RecoveryPointId};
+use warmspare_domain::ids::{CheckpointName, Epoch, PathBelow, RecoveryPointId};
 use warmspare_domain::units::Timestamp;
 use warmspare_wire::agent::{Compare, Existing, Host, Live, PointChoice, PutBack, Request, Restore, Sync, Urgency};
 
@@ -79,7 +79,7 @@ enum Verb {
     /// Puts one path of a recovery point back onto the bound GPU.
     PutBack {
         /// A file or directory, below the directory that is copied.
-        path: String,
+        path: PathBelow,
         /// The recovery point, by its id or the name of a checkpoint; the newest that has the path unless given.
         #[arg(long, value_name = "ID|NAME")]
         point: Option<PointChoice>,

@@ -5,6 +5,7 @@
 //! `.warmspare/replaced/` when the caller wants the recovery point's in its place. A directory that is there keeps its attributes.
 //! Passes go on meanwhile, and see each file whole or not at all: everything waits beside the tree until it has arrived.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,7 +18,6 @@ use crate::bind;
 use crate::clock;
 use crate::data_dir::{DataDir, Durability};
 use crate::error::AgentError;
-use crate::inventory::named;
 use crate::name_list::NameList;
 use crate::names::shown;
 use crate::process::{self, last_words};
@@ -62,7 +62,6 @@ pub fn request(dir: &DataDir, request: &PutBack) -> Result<(), AgentError> {
 
 /// Stores the job and answers its attempt number.
 fn accept(dir: &DataDir, request: &PutBack) -> Result<u64, AgentError> {
-    source::check_below(std::slice::from_ref(&request.path))?;
     let binding = dir.binding()?.ok_or(AgentError::NotBound)?;
     let _decision = dir.lock_briefly(REQUEST_LOCK)?;
     bind::check_current(dir, &binding, request.epoch)?;
@@ -73,7 +72,10 @@ fn accept(dir: &DataDir, request: &PutBack) -> Result<u64, AgentError> {
         if is_same(&job.request, request) {
             return Ok(job.attempt);
         }
-        return Err(AgentError::Busy(format!("{:?} is being put back", job.request.path)));
+        return Err(AgentError::Busy(format!(
+            "{:?} is being put back",
+            job.request.path.as_str()
+        )));
     }
     let job = PutBackFile {
         schema: state::SCHEMA,
@@ -100,7 +102,7 @@ fn is_same(one: &PutBack, other: &PutBack) -> bool {
 
 /// The recovery point that is meant; where none is named, the newest that has the path: it was deleted, so later ones have not.
 fn choose(dir: &DataDir, request: &PutBack) -> Result<RecoveryPointId, AgentError> {
-    let path = &request.path;
+    let path = request.path.as_str();
     if let Some(choice) = &request.point {
         let id = recovery_points::choose(dir, choice)?.point.id;
         return match find(dir, &id, path)? {
@@ -122,11 +124,7 @@ fn choose(dir: &DataDir, request: &PutBack) -> Result<RecoveryPointId, AgentErro
 
 /// What lies at a path in a recovery point; never through a symbolic link, for a GPU chose where it leads.
 fn find(dir: &DataDir, id: &RecoveryPointId, path: &str) -> Result<Option<Node>, AgentError> {
-    let found = match tree::below(path.as_bytes(), &[]) {
-        Some(path) => tree::look(&tree_of(dir, id), &path),
-        None => Ok(None),
-    };
-    found.map_err(|error| AgentError::io("look into a recovery point", error))
+    tree::look(&tree_of(dir, id), Path::new(path)).map_err(|error| AgentError::io("look into a recovery point", error))
 }
 
 /// The job as the world is told.
@@ -138,12 +136,14 @@ pub fn activity(dir: &DataDir) -> Result<PutBackActivity, AgentError> {
     let Some((job, abandoned)) = stored else {
         return Ok(PutBackActivity::Never);
     };
+    let message =
+        job.with_place_aside(AgentError::Interrupted("the job was killed; ask for it again".into()).message());
     let path = job.request.path;
     Ok(match job.stage {
         PutBackStage::Running(_) if abandoned => PutBackActivity::Failed {
             path,
             at: clock::now(),
-            message: AgentError::Interrupted("the job was killed; ask for it again".into()).message(),
+            message,
         },
         PutBackStage::Running(step) => PutBackActivity::Running {
             path,
@@ -172,14 +172,15 @@ pub fn activity(dir: &DataDir) -> Result<PutBackActivity, AgentError> {
 pub fn work(dir: &DataDir) -> Result<(), AgentError> {
     let next = || Ok(dir.put_back_file()?.filter(is_running));
     WORKER.work_off(dir, next, |job, lock| {
-        let outcome = Run::new(dir, lock, job).and_then(|run| run.run());
+        let outcome = match Run::new(dir, lock, job) {
+            Ok(run) => run.run().map_err(|error| run.told(&error)),
+            Err(error) => Err(error.message()),
+        };
         let stage = outcome.map_or_else(
-            |error| {
-                process::log(&format!("put back: {}", error.message()));
-                PutBackStage::Failed {
-                    at: clock::now(),
-                    message: error.message(),
-                }
+            |message| {
+                process::log(&format!("put back: {message}"));
+                let at = clock::now();
+                PutBackStage::Failed { at, message }
             },
             PutBackStage::Verified,
         );
@@ -196,13 +197,17 @@ struct Run<'a> {
     tree: PathBuf,
     census: Census,
     list: NameList,
+    /// Whether anything was to be moved to its place yet.
+    placing: Cell<bool>,
+    /// Entries that got their place so far.
+    put: Cell<u64>,
 }
 
 impl<'a> Run<'a> {
     fn new(dir: &'a DataDir, lock: &'a File, job: &'a PutBackFile) -> Result<Self, AgentError> {
         let binding = dir.binding()?.ok_or(AgentError::NotBound)?;
         bind::check_current(dir, &binding, job.request.epoch)?;
-        let (tree, path) = (tree_of(dir, &job.point), &job.request.path);
+        let (tree, path) = (tree_of(dir, &job.point), job.request.path.as_str());
         let node = find(dir, &job.point, path)?.ok_or_else(|| AgentError::NoRecoveryPoint {
             wanted: job.point.to_string(),
         })?;
@@ -214,11 +219,9 @@ impl<'a> Run<'a> {
             machine: Machine::new(dir, &binding.bind.source, binding.association(), binding.epoch())?.lane(LANE),
             source_path: binding.bind.source_path,
             census: count(&tree, path, node)?,
-            list: NameList::write(
-                dir,
-                "put-back",
-                named(std::slice::from_ref(path)).iter().map(Vec::as_slice),
-            )?,
+            list: NameList::write(dir, "put-back", [path.as_bytes()])?,
+            placing: Cell::new(false),
+            put: Cell::new(0),
             tree,
         })
     }
@@ -245,28 +248,34 @@ impl<'a> Run<'a> {
             Err(NotPushed::Broken(error)) => return Err(error),
             Err(NotPushed::Refused(words)) => return Err(self.without_program(&words)),
         }
-        let (mut put, mut replaced) = (0, Vec::new());
-        let mut round = |option: Option<&str>| {
+        let round = |option: Option<&str>| -> Result<(u64, Vec<String>), AgentError> {
             self.stage(option)?;
-            let aside = aside();
-            let placed = self.put_in(&name, &aside)?;
-            put += placed.put;
-            replaced.extend((placed.aside > 0).then_some(aside));
-            self.compare(placed)
+            let placed = self.put_in(&name)?;
+            self.put.set(self.put.get() + placed.put);
+            let kept = self.compare(&placed)?;
+            Ok((kept, placed.aside))
         };
-        let mut kept = round(None)?;
+        let (mut kept, mut aside) = round(None)?;
         if kept > 0 && self.job.request.existing == Existing::Replace {
             // Something of the same size and time has other content: only reading it tells.
-            kept = round(Some("--checksum"))?;
+            (kept, aside) = round(Some("--checksum"))?;
         }
         Ok(PutBackProof {
             ended_at: clock::now(),
             files: self.census.files,
             bytes: self.census.bytes,
-            put,
+            put: self.put.get(),
             kept,
-            replaced: Some(replaced.join(" and ")).filter(|all| !all.is_empty()),
+            replaced: Some(aside.join(" and ")).filter(|all| !all.is_empty()),
         })
+    }
+
+    /// Why it failed, for a person.
+    fn told(&self, error: &AgentError) -> String {
+        match self.placing.get() {
+            true => self.job.with_place_aside(error.message()),
+            false => error.message(),
+        }
     }
 
     /// Brings what is missing, or differs, to the room beside the tree.
@@ -287,22 +296,28 @@ impl<'a> Run<'a> {
     }
 
     /// Moves what has arrived whole to its place.
-    fn put_in(&self, program: &str, aside: &str) -> Result<PlacedEntries, AgentError> {
+    fn put_in(&self, program: &str) -> Result<PlacedEntries, AgentError> {
         if let Wish::Stop(reason) = self.watch(None) {
             return Err(AgentError::Interrupted(reason.into()));
         }
         let order = Order {
             existing: self.job.request.existing,
-            aside: aside.to_owned(),
+            aside: self.job.aside(),
         };
         let order = serde_json::to_string(&order).map_err(|error| AgentError::io("encode an order", error.into()))?;
         let input = format!("{}\n{program}\n{order}\n", self.source_path);
-        let answer = self.machine.run(PUT_IN, input.as_bytes())?;
+        self.placing.set(true);
+        let answer = self.machine.run_once(PUT_IN, input.as_bytes())?;
         let placed = serde_json::from_slice(&answer.stdout);
         match (answer.code, placed) {
             (Some(0), Ok(placed)) => Ok(placed),
+            // Over a fresh connection it would find that nothing is left to do, and say so.
+            (Some(255), _) => Err(AgentError::Interrupted(format!(
+                "the connection to {} broke while files were moved to their places; ask for it again",
+                self.machine.shown()
+            ))),
             (Some(1), _) => Err(AgentError::Unexpected(format!(
-                "{}: {}; what made room so far lies there in {aside}",
+                "{}: {}",
                 self.machine.shown(),
                 last_words(&answer.stderr)
             ))),
@@ -318,7 +333,7 @@ impl<'a> Run<'a> {
     }
 
     /// Answers how many entries differ; of directories that were there the attributes may.
-    fn compare(&self, placed: PlacedEntries) -> Result<u64, AgentError> {
+    fn compare(&self, placed: &PlacedEntries) -> Result<u64, AgentError> {
         self.step(RestoreStep::Verifying)?;
         let transfer = Transfer::compare_below(&self.machine, &self.tree, &self.source_path, self.list.path());
         let tally = match self.transfer(&transfer) {
@@ -370,14 +385,27 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Where what makes room lies below the synced directory: no two moves share a place.
-fn aside() -> String {
-    format!(".warmspare/replaced/{}", RecoveryPointId::at(clock::now()))
+impl PutBackFile {
+    /// Where what makes room lies, below the synced directory.
+    fn aside(&self) -> String {
+        format!(".warmspare/replaced/{}", RecoveryPointId::at(self.started_at))
+    }
+
+    /// Whoever hears that it failed must learn where the files are that it may have moved.
+    fn with_place_aside(&self, message: String) -> String {
+        match self.request.existing {
+            Existing::Keep => message,
+            Existing::Replace => format!(
+                "{message}. What made room, if anything did, is on the GPU in {}",
+                self.aside()
+            ),
+        }
+    }
 }
 
 fn count(tree: &Path, path: &str, node: Node) -> Result<Census, AgentError> {
     if node.is_directory() {
-        return tree::census_below(tree, Path::new(path.trim_end_matches('/')))
+        return tree::census_below(tree, Path::new(path))
             .map_err(|error| AgentError::io("count what is to be put back", error));
     }
     Ok(Census {

@@ -6,7 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -27,19 +27,19 @@ pub const ROOM: &str = ".warmspare/put-back";
 pub struct Order {
     /// What becomes of what is there.
     pub existing: Existing,
-    /// The place aside, below the tree. Nothing has this name yet.
+    /// The place aside, below the tree; where it is taken, the next of the same name with a number.
     pub aside: String,
 }
 
 /// What came of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlacedEntries {
     /// Entries that got their place, a directory with all that is in it counted once.
     pub put: u64,
     /// Entries whose place was taken, and stayed so.
     pub kept: u64,
-    /// Entries that were moved aside.
-    pub aside: u64,
+    /// The places aside in which something lies, from this order or an earlier one that named the same.
+    pub aside: Vec<String>,
 }
 
 /// Moves everything in [`ROOM`] to its place.
@@ -55,7 +55,8 @@ pub fn put_in(root: &Path, order: &Order) -> io::Result<PlacedEntries> {
         placed: PlacedEntries::default(),
     };
     moving.all(room.as_fd(), root.as_fd(), Path::new(""))?;
-    Ok(moving.placed)
+    let aside = moving.places_that_exist()?;
+    Ok(PlacedEntries { aside, ..moving.placed })
 }
 
 struct Moving<'a> {
@@ -103,9 +104,7 @@ impl Moving<'_> {
                 Ok(())
             }
             Existing::Replace => {
-                let aside = self.aside(path.parent().unwrap_or(Path::new("")))?;
-                rename_new(to, name, aside.as_fd(), name)?;
-                self.placed.aside += 1;
+                self.move_aside(to, name, path.parent().unwrap_or(Path::new("")))?;
                 rename_new(from, name, to, name)?;
                 self.placed.put += 1;
                 Ok(())
@@ -113,8 +112,37 @@ impl Moving<'_> {
         }
     }
 
-    fn aside(&self, directory: &Path) -> io::Result<OwnedFd> {
-        make_directory(self.root, &Path::new(&self.order.aside).join(directory), Mode::RWXU)
+    fn move_aside(&self, from: BorrowedFd<'_>, name: &OsStr, directory: &Path) -> io::Result<()> {
+        let mut number = 1;
+        loop {
+            let aside = Path::new(&self.place(number)).join(directory);
+            let moved = make_directory(self.root, &aside, Mode::RWXU)
+                .and_then(|aside| rename_new(from, name, aside.as_fd(), name));
+            match moved.as_ref().map_err(io::Error::kind) {
+                // Something lies there by this name, or a file by the name of a directory on the way.
+                Err(io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => number += 1,
+                _ => return moved,
+            }
+        }
+    }
+
+    fn place(&self, number: usize) -> String {
+        match number {
+            1 => self.order.aside.clone(),
+            number => format!("{}-{number}", self.order.aside),
+        }
+    }
+
+    fn places_that_exist(&self) -> io::Result<Vec<String>> {
+        let mut places = Vec::new();
+        loop {
+            let place = self.place(places.len() + 1);
+            match open_directory(self.root, Path::new(&place)) {
+                Ok(_) => places.push(place),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(places),
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -142,8 +170,10 @@ mod tests {
         fs::write(path, words).unwrap();
     }
 
+    const ASIDE: &str = ".warmspare/replaced/1";
+
     fn run(root: &Path, existing: Existing) -> PlacedEntries {
-        let aside = ".warmspare/replaced/1".to_owned();
+        let aside = ASIDE.to_owned();
         put_in(root, &Order { existing, aside }).unwrap()
     }
 
@@ -180,7 +210,7 @@ mod tests {
         let place = crowded();
         let root = place.path();
         let placed = run(root, Existing::Keep);
-        assert_eq!((placed.put, placed.kept, placed.aside), (2, 4, 0));
+        assert_eq!((placed.put, placed.kept, placed.aside), (2, 4, vec![]));
         assert_eq!(read(root, "d/missing"), "point");
         assert_eq!(read(root, "new/deep/file"), "point");
         for mine in ["d/there", "d/was-dir/mine", "d/was-file"] {
@@ -197,11 +227,14 @@ mod tests {
         let place = crowded();
         let root = place.path();
         let placed = run(root, Existing::Replace);
-        assert_eq!((placed.put, placed.kept, placed.aside), (6, 0, 4));
+        assert_eq!(
+            (placed.put, placed.kept, &placed.aside[..]),
+            (6, 0, &[ASIDE.to_owned()][..])
+        );
         for name in ["d/missing", "d/there", "d/was-dir", "d/was-file/x", "d/was-link/x"] {
             assert_eq!(read(root, name), "point", "{name}");
         }
-        let aside = root.join(".warmspare/replaced/1");
+        let aside = root.join(ASIDE);
         for mine in ["d/there", "d/was-dir/mine", "d/was-file"] {
             assert_eq!(read(&aside, mine), "mine", "{mine}");
         }
@@ -213,13 +246,28 @@ mod tests {
     fn what_lies_aside_already_is_not_overwritten() {
         let place = tempfile::tempdir().unwrap();
         let root = place.path();
-        write(&root.join(ROOM), "f", "point");
-        write(root, "f", "mine");
-        write(&root.join(".warmspare/replaced/1"), "f", "a week of work");
-        let aside = ".warmspare/replaced/1".to_owned();
-        let existing = Existing::Replace;
-        put_in(root, &Order { existing, aside }).unwrap_err();
-        assert_eq!(read(root, "f"), "mine");
-        assert_eq!(read(root, ".warmspare/replaced/1/f"), "a week of work");
+        for name in ["f", "d/f"] {
+            write(&root.join(ROOM), name, "point");
+            write(root, name, "mine");
+        }
+        write(&root.join(ASIDE), "f", "a week of work");
+        // A file aside that was moved from where a directory is by now.
+        write(&root.join(ASIDE), "d", "another");
+        let second = ".warmspare/replaced/1-2";
+        assert_eq!(run(root, Existing::Replace).aside, [ASIDE, second]);
+        for name in ["f", "d/f"] {
+            assert_eq!(read(root, name), "point");
+            assert_eq!(read(&root.join(second), name), "mine");
+        }
+        assert_eq!(read(&root.join(ASIDE), "f"), "a week of work");
+        assert_eq!(read(&root.join(ASIDE), "d"), "another");
+    }
+
+    #[test]
+    fn an_order_that_is_carried_out_again_says_where_the_first_one_moved_things() {
+        let place = crowded();
+        let first = run(place.path(), Existing::Replace);
+        let again = run(place.path(), Existing::Replace);
+        assert_eq!((again.put, again.kept, again.aside), (0, 0, first.aside));
     }
 }

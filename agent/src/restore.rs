@@ -1,16 +1,14 @@
 //! Pushing a recovery point to a host and proving that it arrived.
 
 use std::cell::Cell;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use warmspare_domain::ids::AssociationId;
+use warmspare_domain::ids::{AssociationId, PathBelow};
 use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::{Progress, Restore, RestoreActivity, RestoreStep};
 
@@ -64,7 +62,6 @@ pub fn request(dir: &DataDir, restore: &Restore) -> Result<(), AgentError> {
 /// Stores the job and answers its attempt number.
 fn accept(dir: &DataDir, restore: &Restore) -> Result<u64, AgentError> {
     source::check_path(&restore.target_path)?;
-    source::check_below(&restore.first)?;
     let binding = dir.binding()?.ok_or(AgentError::NotBound)?;
     // The address is checked before anything is stored.
     Machine::new(dir, &restore.target, binding.association(), restore.epoch)?;
@@ -277,15 +274,13 @@ impl<'a> Job<'a> {
         let list = list
             .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
             .map_err(|error| AgentError::io("list the recovery point", error))?;
-        let named = inventory::named(&self.job.first);
-        let first: Vec<&[u8]> = named.iter().map(Vec::as_slice).collect();
         let filling = Filling {
             machine: &self.machine,
             program: program.as_deref(),
             target_path: &self.job.target_path,
             tree: &tree,
             list: &list,
-            first: &first,
+            first: &self.job.first,
             first_there: &self.first_there,
         };
         note(self.dir, self.job.attempt, RestoreStage::Running(RestoreStep::Copying))?;
@@ -366,13 +361,13 @@ impl<'a> Job<'a> {
             return Ok(());
         }
         let tree = self.tree();
-        let mut there = inventory::named(&self.job.first);
+        let mut there: Vec<&str> = self.job.first.iter().map(PathBelow::as_str).collect();
         // Never through a link: it would lead to a file of this machine.
-        there.retain(|path| matches!(tree::look(&tree, Path::new(OsStr::from_bytes(path))), Ok(Some(_))));
+        there.retain(|path| matches!(tree::look(&tree, Path::new(path)), Ok(Some(_))));
         if there.is_empty() {
             return Ok(());
         }
-        let list = NameList::write(self.dir, "first", there.iter().map(Vec::as_slice))?;
+        let list = NameList::write(self.dir, "first", there.into_iter().map(str::as_bytes))?;
         let transfer = Transfer::push_listed(&self.machine, &tree, &self.job.target_path, list.path());
         let pushed = transfer.run(self.dir, &self.machine, self.lock, |progress| {
             self.watch(progress.map(|now| self.on_top(now)))

@@ -8,7 +8,6 @@ use crate::marker::{Content, Marker, MarkerFound, Tree, read_marker};
 use crate::process::last_words;
 use crate::session::Session;
 use crate::ssh::Machine;
-use crate::tree;
 
 /// What the other machine looks like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,20 +77,6 @@ pub fn check_path(path: &str) -> Result<(), AgentError> {
         return wrong("leaves its directory with ..");
     }
     Ok(())
-}
-
-/// Checks paths below the synced directory.
-///
-/// # Errors
-/// When one is empty, absolute, or leaves the directory.
-pub fn check_below(paths: &[String]) -> Result<(), AgentError> {
-    let bad = |path: &&String| path.contains('\0') || tree::below(path.as_bytes(), &[]).is_none();
-    match paths.iter().find(bad) {
-        None => Ok(()),
-        Some(path) => Err(AgentError::BadRequest(format!(
-            "{path:?} is no path below the directory that is copied"
-        ))),
-    }
 }
 
 /// Looks at the tree once.

@@ -137,6 +137,15 @@ impl Machine {
         self.run_while(fixed_command, input, COMMAND_LIMIT, &|| Wish::GoOn)
     }
 
+    /// As [`Self::run`], but never a second time: the first may have done all of it, and only its answer was lost. Then the exit code
+    /// is ssh's own 255.
+    ///
+    /// # Errors
+    /// When ssh cannot be started, or takes too long.
+    pub fn run_once(&self, fixed_command: &'static str, input: &[u8]) -> Result<Finished, AgentError> {
+        process::run(&mut self.command(fixed_command), input, COMMAND_LIMIT)
+    }
+
     /// As [`Self::run`], with a limit of its own, and for as long as it is wanted.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! What the agent remembers between processes.
 
 use serde::{Deserialize, Serialize};
-use warmspare_domain::ids::{AssociationId, CheckpointName, Epoch, GpuId, RecoveryPointId};
+use warmspare_domain::ids::{AssociationId, CheckpointName, Epoch, GpuId, PathBelow, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
 use warmspare_wire::agent::{
     Bind, Halt, Host, PassFailure, PassReport, Progress, PutBack, RecoveryPoint, Rescue, RestoreStep,
@@ -240,7 +240,7 @@ pub struct RestoreFile {
     pub target_gpu: Option<GpuId>,
     /// Paths that travel before all others.
     #[serde(default)]
-    pub first: Vec<String>,
+    pub first: Vec<PathBelow>,
 }
 
 /// How a restore job stands.

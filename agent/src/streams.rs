@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
+use warmspare_domain::ids::PathBelow;
 use warmspare_wire::agent::Progress;
 
 use crate::bundle::{self, Packer};
@@ -62,8 +63,8 @@ pub struct Filling<'a> {
     pub tree: &'a Path,
     /// What is in it.
     pub list: &'a [Entry],
-    /// Paths without a slash at their end that travel before all others.
-    pub first: &'a [&'a [u8]],
+    /// Paths that travel before all others.
+    pub first: &'a [PathBelow],
     /// Set once they are there.
     pub first_there: &'a AtomicBool,
 }
@@ -583,7 +584,11 @@ mod tests {
         }
     }
 
-    fn plan(list: &[Entry], first: &[&[u8]], survey: &Survey) -> Vec<String> {
+    fn paths<const N: usize>(texts: [&str; N]) -> [PathBelow; N] {
+        texts.map(|text| text.parse().unwrap())
+    }
+
+    fn plan(list: &[Entry], first: &[PathBelow], survey: &Survey) -> Vec<String> {
         let place = tempfile::tempdir().unwrap();
         let machine = machine("10.0.0.1", "root").unwrap();
         let filling = Filling {
@@ -635,7 +640,7 @@ mod tests {
             "twin",
         ];
         assert_eq!(plan(&list, &[], &survey), expected);
-        let named = plan(&list, &[b"data.bin", b".cache/hub"], &survey);
+        let named = plan(&list, &paths(["data.bin", ".cache/hub"]), &survey);
         assert_eq!(
             named[..3],
             ["data.bin", ".cache/hub/blob from 0", "config.yaml+train.py"]
@@ -649,14 +654,14 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let machine = machine("10.0.0.1", "root").unwrap();
         let list = [file("src/train.py", 10, 1), file("other", 10, 1)];
-        let tells = |first: &[&[u8]], there: There| {
+        let tells = |first: &str, there: There| {
             let filling = Filling {
                 machine: &machine,
                 program: None,
                 target_path: "/x",
                 tree: place.path(),
                 list: &list,
-                first,
+                first: &paths([first]),
                 first_there: &AtomicBool::new(false),
             };
             filling.can_tell_of_the_first(&Survey {
@@ -665,8 +670,8 @@ mod tests {
                 may_keep_parts: true,
             })
         };
-        assert!(tells(&[b"src"], There::Same) && tells(&[b"src"], There::Missing));
-        assert!(!tells(&[b"src"], There::Other), "a file that is stale");
-        assert!(!tells(&[b"scr"], There::Same), "a path that nothing has");
+        assert!(tells("src", There::Same) && tells("src", There::Missing));
+        assert!(!tells("src", There::Other), "a file that is stale");
+        assert!(!tells("scr", There::Same), "a path that nothing has");
     }
 }

@@ -11,7 +11,7 @@ use super::Pass;
 use crate::changes;
 use crate::error::AgentError;
 use crate::incoming::{Incoming, Start};
-use crate::inventory::{self, CACHES, SMALL, is_cached};
+use crate::inventory::{CACHES, SMALL, is_cached};
 use crate::name_list::NameList;
 use crate::rsync::Transfer;
 use crate::rsync_output::{MOST_NAMED, Tally, Totals};
@@ -134,14 +134,14 @@ impl Pass<'_> {
         let named = &listed.tally.named;
         let (large, caches) = sort(named.iter().filter_map(|(line, _)| Listed::read(line)));
         let backlog = (totals.files, totals.bytes);
-        let first = &self.binding.bind.first;
+        let first = self.binding.bind.first.clone();
         if large.iter().map(|file| file.size).sum::<u64>() < WORTH_IT && first.is_empty() {
             self.begin_part(incoming, backlog, Part::All)?;
             return Ok(seeded);
         }
         incoming.start = Start::Resumed;
-        for path in inventory::named(first) {
-            let list = NameList::write(self.dir, "first", [path.as_slice()])?;
+        for path in first {
+            let list = NameList::write(self.dir, "first", [path.as_str().as_bytes()])?;
             let (source, filters) = (&self.binding.bind.source_path, self.binding.filters());
             let transfer = Transfer::pull_first(&self.machine, source, &filters, list.path(), &incoming.path);
             self.part(incoming, backlog, Part::Some, &incoming.receive(transfer), &mut seeded)?;

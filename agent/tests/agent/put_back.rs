@@ -5,9 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::json;
 use warmspare_domain::ids::Epoch;
 use warmspare_wire::agent::{
-    Existing, Outcome, PointChoice, PutBack, PutBackActivity, RecoveryPoint, RefusalKind, Request,
+    Call, Existing, Outcome, PointChoice, PutBack, PutBackActivity, RecoveryPoint, RefusalKind, Request,
 };
 
 use crate::support::{
@@ -20,7 +21,7 @@ const FIRST: Epoch = Epoch::FIRST;
 fn of(path: &str) -> PutBack {
     PutBack {
         epoch: FIRST,
-        path: path.into(),
+        path: path.parse().unwrap(),
         point: None,
         existing: Existing::Keep,
         wait_ms: 30_000,
@@ -140,12 +141,10 @@ fn what_is_there_and_differs_stays_unless_it_is_to_make_room_and_then_it_lies_as
         ["mine", "gone", "same size", "new"].map(read),
         ["old", "old", "good", "only here"]
     );
-    // What only reading told made room in a second round, at a place of its own.
-    let places = aside.expect("something made room");
-    let (first, second) = places.split_once(" and ").expect(&places);
-    let aside = |place: &str, name: &str| text(&gpu.tree().join(place).join("d").join(name));
-    assert_eq!(aside(first, "mine"), "written since");
-    assert_eq!(aside(second, "same size"), "evil");
+    // One place, also for what only reading told, in a second round.
+    let place = gpu.tree().join(aside.expect("something made room")).join("d");
+    assert_eq!(text(&place.join("mine")), "written since");
+    assert_eq!(text(&place.join("same size")), "evil");
     // What lies aside is the user's to look at, and no part of what is copied.
     standby.pass(FIRST);
     assert!(!standby.newest_tree().join(".warmspare").exists());
@@ -185,8 +184,11 @@ fn only_what_is_in_a_recovery_point_and_below_its_root_is_put_back() {
         assert!(refusal.message.contains(path), "{}", refusal.message);
     }
     for path in ["", "/etc/passwd", "../a", "a/../../b", "a\0b"] {
-        let refusal = refusal_of(ask(&standby, of(path)));
+        let mut call = serde_json::to_value(Call::new(Request::PutBack(of("a")))).unwrap();
+        call["request"]["path"] = json!(path);
+        let refusal = refusal_of(standby.call_with(&call));
         assert_eq!(refusal.kind, RefusalKind::BadRequest, "{path:?}");
+        assert!(refusal.message.contains("below source_path"), "{}", refusal.message);
     }
     let later = PutBack {
         epoch: FIRST.next(),
@@ -370,6 +372,63 @@ fn a_file_where_the_point_has_a_directory_stays_or_lies_aside() {
     let aside = gpu.tree().join(aside.expect("two made room")).join("d");
     assert_eq!(text(&aside.join("a")), "a file now");
     assert_eq!(text(&aside.join("b/mine")), "a directory now");
+}
+
+#[test]
+fn a_job_that_fails_after_something_made_room_says_where_that_is() {
+    let (mut gpu, standby) = bound();
+    write(&gpu.tree().join("d/f"), "saved");
+    standby.pass(FIRST);
+    write(&gpu.tree().join("d/f"), "written since");
+    let breaks = gpu.place.path().join("breaks");
+    gpu.wrap_rsync(&format!("if [ -e {} ]; then exit 5; fi", breaks.display()), "hold");
+    gpu.hold();
+    let request = PutBack {
+        existing: Existing::Replace,
+        wait_ms: 0,
+        ..of("d")
+    };
+    put_back(&standby, request);
+    gpu.wait_until_held();
+    write(&breaks, "");
+    gpu.release();
+    let message = failed(ended(&standby));
+    assert_eq!(text(&gpu.tree().join("d/f")), "saved");
+    let aside = message
+        .split(" is on the GPU in ")
+        .nth(1)
+        .unwrap_or_else(|| panic!("{message}"));
+    assert_eq!(text(&gpu.tree().join(aside).join("d/f")), "written since");
+}
+
+#[test]
+fn what_was_done_over_a_connection_that_died_is_told_with_the_rest() {
+    let (mut gpu, standby) = bound();
+    write(&gpu.tree().join("d/f"), "saved");
+    standby.pass(FIRST);
+    let breaks = gpu.place.path().join("breaks");
+    let breaks_once = format!("if [ -e {0} ]; then rm {0}; exit 12; fi", breaks.display());
+    gpu.wrap_rsync(&breaks_once, "hold");
+    // From now on a connection is kept: only such a one is expected to die.
+    verified(put_back(&standby, of("d")));
+    write(&gpu.tree().join("d/f"), "written since");
+    gpu.hold();
+    let request = PutBack {
+        existing: Existing::Replace,
+        wait_ms: 0,
+        ..of("d")
+    };
+    put_back(&standby, request);
+    gpu.wait_until_held();
+    write(&breaks, "");
+    gpu.release();
+    let PutBackActivity::Verified { put, replaced, .. } = ended(&standby) else {
+        panic!("{:?}", standby.status().put_back);
+    };
+    assert!(!breaks.exists(), "nothing broke");
+    assert_eq!(put, 1);
+    let aside = gpu.tree().join(replaced.expect("a file made room"));
+    assert_eq!(text(&aside.join("d/f")), "written since");
 }
 
 #[test]

@@ -3,8 +3,9 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
+use serde_json::json;
 use warmspare_domain::ids::Epoch;
-use warmspare_wire::agent::{PassActivity, RefusalKind, Request, Urgency};
+use warmspare_wire::agent::{Call, PassActivity, RefusalKind, Request, Urgency};
 
 use crate::support::{
     Machine, Standby, assert_same_tree, bound, count_files, eventually, grow_rich_tree, kill, noise, refusal_of, write,
@@ -102,7 +103,9 @@ fn what_a_person_named_comes_before_everything_else() {
     let (mut gpu, standby) = bound();
     grow_large_tree(&gpu);
     let mut bind = standby.bind_request(&gpu, FIRST);
-    bind.first = vec!["runs/old.pt".into(), "not/there".into(), ".cache/pip/".into()];
+    bind.first = ["runs/old.pt", "not/there", ".cache/pip/"]
+        .map(|path| path.parse().unwrap())
+        .into();
     standby.call(Request::Bind(bind));
     gpu.wrap_rsync("", "hold");
     gpu.hold();
@@ -129,12 +132,12 @@ fn what_a_person_named_comes_before_everything_else() {
 fn a_path_that_is_not_below_the_tree_cannot_be_named() {
     let (gpu, standby) = bound();
     for path in ["", "/etc", "../x"] {
-        let mut bind = standby.bind_request(&gpu, FIRST);
-        bind.first = vec!["src".into(), path.into()];
-        assert_eq!(
-            refusal_of(standby.call(Request::Bind(bind))).kind,
-            RefusalKind::BadRequest
-        );
+        let bind = Request::Bind(standby.bind_request(&gpu, FIRST));
+        let mut call = serde_json::to_value(Call::new(bind)).unwrap();
+        call["request"]["first"] = json!(["src", path]);
+        let refusal = refusal_of(standby.call_with(&call));
+        assert_eq!(refusal.kind, RefusalKind::BadRequest);
+        assert!(refusal.message.contains("below source_path"), "{}", refusal.message);
     }
 }
 

@@ -345,8 +345,12 @@ impl Standby {
     }
 
     pub fn call(&self, request: Request) -> Outcome {
-        let call = serde_json::to_vec(&Call::new(request)).unwrap();
-        let output = run(self.command().arg("call"), &call);
+        self.call_with(&serde_json::to_value(Call::new(request)).unwrap())
+    }
+
+    /// A call that need not be one.
+    pub fn call_with(&self, call: &serde_json::Value) -> Outcome {
+        let output = run(self.command().arg("call"), &serde_json::to_vec(call).unwrap());
         assert!(output.status.success(), "{output:?}");
         let answer: Answer = serde_json::from_slice(&output.stdout).unwrap();
         answer.outcome

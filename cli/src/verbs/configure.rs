@@ -29,8 +29,8 @@ pub(crate) struct Configure {
     /// list; `none` empties it.
     #[arg(long = "include", value_name = "PATTERN")]
     includes: Option<Vec<String>>,
-    /// Path below the directory that travels before all others, in a first pass and in a restore; may be given more than
-    /// once, and replaces the list; `none` empties it.
+    /// Path below the directory, written with or without it, that travels before all others, in a first pass and in a
+    /// restore; may be given more than once, and replaces the list; `none` empties it.
     #[arg(long, value_name = "PATH")]
     first: Option<Vec<String>>,
     /// Shell command that runs on the GPU, in the directory that is copied, before each pass; an empty one for none.

@@ -86,12 +86,12 @@ impl Restore {
         let place = format!("/v1/associations/{}/put-back", self.gpu);
         let wish = json!({"path": path, "point": point, "replace": self.replace});
         let mut job: PutBackActivity = self.api.post(&place, &wish).await?;
-        let ours = job.path().map(str::to_owned);
+        let ours = job.path().cloned();
         while let PutBackActivity::Running { .. } = job {
             eprintln!("{job}");
             tokio::time::sleep(LOOK_AGAIN).await;
             job = self.look(&place).await?;
-            if job.path() != ours.as_deref() {
+            if job.path() != ours.as_ref() {
                 bail!("{path} gave way to another path that somebody wants back; ask for it again: {job}");
             }
         }

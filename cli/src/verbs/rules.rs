@@ -17,15 +17,15 @@ pub(super) fn rules(policy: &Policy) -> Vec<Rule> {
     let usual_excludes = policy.excludes == Policy::DEFAULT_EXCLUDES;
     let excludes = match usual_excludes {
         true => "the usual caches".to_owned(),
-        false => patterns(&policy.excludes),
+        false => listed(&policy.excludes),
     };
     let rule = |name, words, is_usual| Rule { name, words, is_usual };
     vec![
         // Where it all begins is worth a line however usual.
         rule("source-path", policy.source_path.clone(), false),
         rule("exclude", excludes, usual_excludes),
-        rule("include", patterns(&policy.includes), policy.includes.is_empty()),
-        rule("first", patterns(&policy.first), policy.first.is_empty()),
+        rule("include", listed(&policy.includes), policy.includes.is_empty()),
+        rule("first", listed(&policy.first), policy.first.is_empty()),
         rule(
             "before-pass",
             or_none(&policy.before_pass),
@@ -129,8 +129,9 @@ fn consequences(before: &Policy, after: &Policy) -> Vec<&'static str> {
     follows
 }
 
-fn patterns(patterns: &[String]) -> String {
-    or_none(&patterns.join(", "))
+fn listed(items: &[impl ToString]) -> String {
+    let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
+    or_none(&texts.join(", "))
 }
 
 fn or_none(words: &str) -> String {

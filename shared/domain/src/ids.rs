@@ -19,7 +19,13 @@ pub struct InvalidName {
 impl InvalidName {
     fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
         // Names from outside end up in messages and logs: cut them, and let Debug-escaping tame control characters.
-        let text = text.chars().take(80).flat_map(char::escape_default).collect();
+        let cut = if text.chars().nth(80).is_some() { "…" } else { "" };
+        let text = text
+            .chars()
+            .take(80)
+            .flat_map(char::escape_default)
+            .chain(cut.chars())
+            .collect();
         Self { what, text, rule }
     }
 }
@@ -406,6 +412,57 @@ impl FromStr for CheckpointName {
 
 serde_as_text!(CheckpointName);
 
+/// A path below the directory that is copied: names with one `/` between them, and none that leads out of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PathBelow(String);
+
+impl PathBelow {
+    /// Reads it as a person writes it, who may have copied it from the GPU: there it begins with the directory itself.
+    ///
+    /// # Errors
+    /// When it is no path below that directory.
+    pub fn read(text: &str, directory: &str) -> Result<Self, InvalidName> {
+        let root = directory.trim_end_matches('/');
+        let rest = text.strip_prefix(root).and_then(|rest| rest.strip_prefix('/'));
+        match rest.filter(|_| root.starts_with('/')) {
+            Some(rest) => rest.trim_start_matches('/').parse(),
+            None => text.parse(),
+        }
+    }
+
+    /// The path as text, without a slash at its end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PathBelow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for PathBelow {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let names: Vec<&str> = text.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
+        let leads_out = text.starts_with('/') || names.contains(&"..");
+        if names.is_empty() || leads_out || text.contains(char::is_control) {
+            Err(InvalidName::new(
+                "path",
+                text,
+                "write it as it lies below source_path, such as src or runs/best.pt",
+            ))
+        } else {
+            Ok(Self(names.join("/")))
+        }
+    }
+}
+
+serde_as_text!(PathBelow);
+
 fn is_resource_name(text: &str) -> bool {
     let inner = text
         .bytes()
@@ -459,6 +516,43 @@ mod tests {
         assert!(older < newer);
         assert_eq!(older.as_str().parse::<RecoveryPointId>().unwrap(), older);
         assert!("../../etc/passwd".parse::<RecoveryPointId>().is_err());
+    }
+
+    #[test]
+    fn a_path_below_the_tree_is_read_as_it_lies_on_the_gpu_too_and_never_leads_out() {
+        for (given, meant) in [
+            ("/workspace/src/a.py", "src/a.py"),
+            ("/workspace//runs/", "runs"),
+            ("src//models/", "src/models"),
+            ("./src/./models", "src/models"),
+            ("runs/best.pt", "runs/best.pt"),
+            ("workspace/x", "workspace/x"),
+        ] {
+            for directory in ["/workspace", "/workspace/"] {
+                assert_eq!(PathBelow::read(given, directory).unwrap().as_str(), meant);
+            }
+        }
+        assert_eq!(PathBelow::read("work/x", "work").unwrap().as_str(), "work/x");
+        for given in [
+            "/workspace",
+            "/workspace/",
+            "/workspaces/x",
+            "/etc/passwd",
+            "/workspace/../etc",
+            "",
+            "/",
+            "..",
+            "../x",
+            ".",
+            "a/../../b",
+            "a\0b",
+            "a\nb",
+        ] {
+            let refused = PathBelow::read(given, "/workspace").unwrap_err().to_string();
+            assert!(refused.contains("below source_path"), "{given:?}: {refused}");
+        }
+        assert!(PathBelow::read("/etc/passwd", "").is_err());
+        assert!(serde_json::from_str::<PathBelow>(r#""../x""#).is_err());
     }
 
     #[test]

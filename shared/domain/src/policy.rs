@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::Zone;
+use crate::ids::{PathBelow, Zone};
 use crate::units::{MicroUsd, Seconds};
 
 /// The rules of one association. Unknown fields are refused from people (at the edge) and tolerated from the store.
@@ -17,7 +17,7 @@ pub struct Policy {
     pub includes: Vec<String>,
     /// Paths below [`Self::source_path`] that travel before all others, in this order: in a first pass, and in a restore.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub first: Vec<String>,
+    pub first: Vec<PathBelow>,
     /// A shell command that runs on the GPU, in the directory that is copied, before each pass; empty for none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub before_pass: String,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::association::{Association, GpuProfile, Link, Loss, LossCause, Order, Phase, Rescue, Saved};
 use crate::effect::StandbyRef;
-use crate::ids::{AssociationId, Deployment, Epoch, GpuId};
+use crate::ids::{AssociationId, Deployment, Epoch, GpuId, PathBelow};
 use crate::observed::{AgentReport, BoundTo, Endpoint, PointsSeen, RestoreSeen, SshHost};
 use crate::policy::{Failover, Policy, SupersededGpu, WhenDeletedAtVast};
 use crate::reason::Reason;
@@ -70,7 +70,7 @@ pub struct BoundSource {
     /// Patterns that are copied all the same.
     pub includes: Vec<String>,
     /// Paths that travel before all others.
-    pub first: Vec<String>,
+    pub first: Vec<PathBelow>,
     /// The command before each pass.
     pub before_pass: String,
     /// The share of deleted files at which a pass halts.

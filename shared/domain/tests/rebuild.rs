@@ -53,7 +53,7 @@ fn standby(attempt: u16, report: AgentReport) -> StandbyRemains {
             path: "/data".to_owned(),
             excludes: vec!["*.cache".to_owned()],
             includes: vec!["keep.cache".to_owned()],
-            first: vec!["src".to_owned()],
+            first: vec!["src".parse().expect("a literal path parses")],
             before_pass: "./dump.sh".to_owned(),
             max_deleted_percent: 70,
         }),
@@ -109,7 +109,7 @@ fn a_protected_gpu_is_held_until_it_is_looked_at_with_the_users_source() {
     assert_eq!(a.policy.source_path, "/data");
     assert_eq!(a.policy.excludes, ["*.cache"]);
     assert_eq!(a.policy.includes, ["keep.cache"]);
-    assert_eq!(a.policy.first, ["src"]);
+    assert_eq!(a.policy.first, ["src".parse().unwrap()]);
     assert_eq!(a.policy.before_pass, "./dump.sh");
     assert_eq!(a.policy.max_deleted_percent, 70);
     assert_eq!(a.policy.retention, policy().retention);

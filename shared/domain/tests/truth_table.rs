@@ -1264,7 +1264,7 @@ fn every_rule_that_the_agent_must_know_is_told_to_it_anew() {
             false,
         ),
         ("max_disk_gb", |p| p.max_disk_gb = 500, false),
-        ("first", |p| p.first.push("src".to_owned()), false),
+        ("first", |p| p.first.push("src".parse().unwrap()), false),
     ];
     for (name, change, told) in rows {
         let mut wish = policy();
@@ -1277,12 +1277,12 @@ fn every_rule_that_the_agent_must_know_is_told_to_it_anew() {
 #[test]
 fn what_travels_first_is_told_anew_only_while_a_first_pass_is_to_come() {
     let mut wish = policy();
-    wish.first.push("runs/best.pt".to_owned());
+    wish.first.push("runs/best.pt".parse().unwrap());
     for (before, told) in [(seeding(), true), (protected(), false), (holding(), false)] {
         let next = after(&before, &Event::PolicyChanged(Box::new(wish.clone())));
         let phase = before.phase.name();
         assert_eq!(next.epoch != before.epoch, told, "{phase}");
-        assert_eq!(next.policy.first, ["runs/best.pt"], "{phase}");
+        assert_eq!(next.policy.first, wish.first, "{phase}");
     }
 }
 

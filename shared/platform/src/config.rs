@@ -281,7 +281,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "first",
         "none",
-        "paths below source_path that travel before all others, in a first pass and in a restore",
+        "paths in source_path, written with or without it, that travel before all others, in a first pass and in a restore",
     ),
     setting(
         "before_pass",
@@ -386,6 +386,7 @@ impl Config {
 
     fn read(read: &mut Reader<'_>) -> Self {
         let failover = read_failover(read);
+        let source_path = read.checked("source_path", "/workspace", check_path);
         let zone = read_zone(read);
         let disk = read_disk(read);
         let provider = read.one_of(
@@ -401,10 +402,10 @@ impl Config {
             listen: read.parsed("listen", "127.0.0.1:8787", "use ADDRESS:PORT"),
             state_dir: read.path("state_dir").unwrap_or_else(default_state_dir),
             policy: Policy {
-                source_path: read.checked("source_path", "/workspace", check_path),
+                first: read.paths_below("first", &source_path),
+                source_path,
                 excludes: read.list_or("excludes", &Policy::DEFAULT_EXCLUDES),
                 includes: read.list_or("includes", &[]),
-                first: read.checked_list("first", check_below),
                 before_pass: read.checked("before_pass", "", check_command),
                 lag_objective: read.seconds("lag_objective_s", Policy::DEFAULT_LAG_OBJECTIVE),
                 max_deleted_percent: read.bounded("max_deleted_percent", Policy::DEFAULT_MAX_DELETED_PERCENT, 1..=100),
@@ -624,19 +625,6 @@ pub fn check_path(text: &str) -> Result<(), String> {
         Err("it must not climb with `..`: use the directory itself, such as /workspace".to_owned())
     } else if matches!(text.trim_end_matches('/'), "" | "/root" | "~") {
         Err("do not copy / or /root: a restore would break the new GPU's SSH keys. Use /workspace".to_owned())
-    } else {
-        Ok(())
-    }
-}
-
-/// A path below the synced directory.
-///
-/// # Errors
-/// What is wrong with it, for a person.
-pub fn check_below(text: &str) -> Result<(), String> {
-    let plain = text.split('/').all(|part| !matches!(part, "." | ".."));
-    if text.is_empty() || text.starts_with('/') || !plain || text.chars().any(char::is_control) {
-        Err("write it as it lies below source_path, such as src or runs/best.pt".to_owned())
     } else {
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::fmt::{self, Display, Formatter};
 use serde::{Deserialize, Serialize};
 pub use warmspare_domain::association::PointChoice;
 use warmspare_domain::halt::HaltReason;
-use warmspare_domain::ids::{AssociationId, CheckpointName, Epoch, GpuId, RecoveryPointId};
+use warmspare_domain::ids::{AssociationId, CheckpointName, Epoch, GpuId, PathBelow, RecoveryPointId};
 use warmspare_domain::units::{Bytes, Timestamp};
 
 /// The version of every message in this module.
@@ -81,7 +81,7 @@ pub struct Bind {
     pub includes: Vec<String>,
     /// Paths below the directory that travel before all others in a first pass, in this order.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub first: Vec<String>,
+    pub first: Vec<PathBelow>,
     /// A shell command that runs on the GPU, in the directory that is copied, before each pass; empty for none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub before_pass: String,
@@ -183,7 +183,7 @@ pub struct Restore {
     pub target_path: String,
     /// Paths in the recovery point that travel before all others, in this order.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub first: Vec<String>,
+    pub first: Vec<PathBelow>,
     /// How long the answer may wait for the job to end, in milliseconds. The job itself goes on regardless.
     pub wait_ms: u64,
     /// Which GPU the target is; only remembered, for whoever lost the record of it.
@@ -196,8 +196,8 @@ pub struct Restore {
 pub struct PutBack {
     /// Refused unless it is the epoch bound, and when a restore under a later one was accepted.
     pub epoch: Epoch,
-    /// A file or a directory with all that is in it, below the directory that is copied.
-    pub path: String,
+    /// A file or a directory with all that is in it.
+    pub path: PathBelow,
     /// Which recovery point; without one the newest that has the path.
     #[serde(default, skip_serializing_if = "is_default")]
     pub point: Option<PointChoice>,
@@ -445,7 +445,7 @@ pub struct Source {
     pub includes: Vec<String>,
     /// Paths that travel before all others.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub first: Vec<String>,
+    pub first: Vec<PathBelow>,
     /// The command that runs before each pass; empty for none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub before_pass: String,
@@ -825,7 +825,7 @@ pub enum PutBackActivity {
     /// Copying or verifying.
     Running {
         /// The path.
-        path: String,
+        path: PathBelow,
         /// Which recovery point.
         point: RecoveryPointId,
         /// Where it stands.
@@ -836,7 +836,7 @@ pub enum PutBackActivity {
     /// Done, and everything at the path was read back.
     Verified {
         /// The path.
-        path: String,
+        path: PathBelow,
         /// Which recovery point.
         point: RecoveryPointId,
         /// When it ended.
@@ -856,7 +856,7 @@ pub enum PutBackActivity {
     /// It ended without success. What arrived stays, and is used when it is asked for again.
     Failed {
         /// The path.
-        path: String,
+        path: PathBelow,
         /// When it ended.
         at: Timestamp,
         /// For a person.
@@ -867,7 +867,7 @@ pub enum PutBackActivity {
 impl PutBackActivity {
     /// Which path it is about.
     #[must_use]
-    pub fn path(&self) -> Option<&str> {
+    pub fn path(&self) -> Option<&PathBelow> {
         match self {
             Self::Never => None,
             Self::Running { path, .. } | Self::Verified { path, .. } | Self::Failed { path, .. } => Some(path),

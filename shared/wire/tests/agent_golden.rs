@@ -507,7 +507,7 @@ fn fields_that_came_with_checkpoints_are_written_and_read_as_ever() {
 
 #[test]
 fn paths_that_travel_first_or_are_put_back_are_written_and_read_as_ever() {
-    let first = || vec!["src".to_owned(), "runs/best.pt".to_owned()];
+    let first = || ["src", "runs/best.pt"].map(|path| path.parse().unwrap()).into();
     let mut calls = binds_and_restores(
         |bind| Bind { first: first(), ..bind },
         |restore| Restore {
@@ -518,7 +518,7 @@ fn paths_that_travel_first_or_are_put_back_are_written_and_read_as_ever() {
     let put_back = |point, existing| {
         Call::new(Request::PutBack(PutBack {
             epoch: Epoch::FIRST,
-            path: "runs/best.pt".into(),
+            path: "runs/best.pt".parse().unwrap(),
             point,
             existing,
             wait_ms: 5000,
@@ -528,7 +528,7 @@ fn paths_that_travel_first_or_are_put_back_are_written_and_read_as_ever() {
     calls.push(put_back(Some(PointChoice::Latest), Existing::Replace));
     let point = RecoveryPointId::at(AT);
     let progress = Progress::default();
-    let path = || "runs/best.pt".to_owned();
+    let path = || "runs/best.pt".parse().unwrap();
     let restoring = Status {
         restore: RestoreActivity::Running {
             epoch: Epoch::FIRST.next(),

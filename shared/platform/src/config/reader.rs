@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use secrecy::SecretString;
+use warmspare_domain::ids::PathBelow;
 use warmspare_domain::units::Seconds;
 
 use super::{ApiToken, Config, ConfigError, Problem, Scope};
@@ -160,15 +161,16 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    /// A list of what passes a check; `none` is the empty one.
-    pub(super) fn checked_list(&mut self, name: &str, check: fn(&str) -> Result<(), String>) -> Vec<String> {
-        let items = self.list_or(name, &[]);
-        for item in &items {
-            if let Err(fix) = check(item) {
-                self.wrong(name, &format!("`{}` cannot be used: {fix}", item.escape_default()));
+    /// Paths below a directory, which may be written with it; `none` is the empty list.
+    pub(super) fn paths_below(&mut self, name: &str, directory: &str) -> Vec<PathBelow> {
+        let mut paths = Vec::new();
+        for text in self.list_or(name, &[]) {
+            match PathBelow::read(&text, directory) {
+                Ok(path) => paths.push(path),
+                Err(error) => self.wrong(name, &error.to_string()),
             }
         }
-        items
+        paths
     }
 
     pub(super) fn path(&mut self, name: &str) -> Option<PathBuf> {

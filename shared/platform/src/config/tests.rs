@@ -58,6 +58,23 @@ fn every_problem_is_reported_at_once() {
 }
 
 #[test]
+fn what_travels_first_may_be_written_as_it_lies_on_the_gpu() {
+    let read = |first| {
+        Config::from_settings(&settings(&[
+            ("vast_api_key", "k"),
+            ("gcp_project", "p"),
+            ("source_path", "/data"),
+            ("first", first),
+        ]))
+    };
+    let first = read("/data/src, runs/best.pt/").unwrap().policy.first;
+    assert_eq!(first, ["src", "runs/best.pt"].map(|path| path.parse().unwrap()));
+    let error = read("src, /workspace/src").unwrap_err();
+    let named: Vec<_> = error.0.iter().map(|problem| problem.setting.as_str()).collect();
+    assert_eq!(named, ["first"]);
+}
+
+#[test]
 fn secrets_do_not_show_in_debug_output() {
     let config = Config::from_settings(&settings(&[("vast_api_key", "very-secret"), ("gcp_project", "p")])).unwrap();
     assert!(!format!("{config:?}").contains("very-secret"));

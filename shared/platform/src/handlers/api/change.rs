@@ -1,10 +1,11 @@
 //! A change of the rules, as a person or tool sends it: only what is named changes, and what is unknown is refused.
 
 use serde::Deserialize;
+use warmspare_domain::ids::PathBelow;
 use warmspare_domain::policy::{Failover, Policy, SupersededGpu, WhenDeletedAtVast};
 use warmspare_domain::units::{MicroUsd, Seconds};
 
-use crate::config::{check_below, check_command, check_path};
+use crate::config::{check_command, check_path};
 
 /// A change of the rules.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -79,10 +80,10 @@ impl PolicyChange {
             setting.clone_from(patterns);
         }
         if let Some(paths) = &self.first {
-            for path in paths {
-                check_below(path).map_err(|fix| format!("first `{}` cannot be used: {fix}", path.escape_default()))?;
-            }
-            next.first.clone_from(paths);
+            let below = paths.iter().map(|path| PathBelow::read(path, &next.source_path));
+            next.first = below
+                .collect::<Result<_, _>>()
+                .map_err(|error| format!("first: {error}"))?;
         }
         if let Some(command) = &self.before_pass {
             check_command(command).map_err(|fix| format!("before_pass cannot be used: {fix}"))?;
@@ -143,5 +144,28 @@ impl PolicyChange {
                 Ok(Failover::Automatic { max_price_per_hour })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::contract::fixture;
+
+    #[test]
+    fn what_travels_first_lies_in_the_directory_of_the_same_change() {
+        let change = |first: &str| -> Result<Policy, String> {
+            let change: PolicyChange =
+                serde_json::from_value(json!({"source_path": "/data", "first": [first]})).unwrap();
+            change.applied_to(&fixture(1).policy)
+        };
+        assert_eq!(change("/data/src").unwrap().first, ["src".parse().unwrap()]);
+        let refused = change("/workspace/src").unwrap_err();
+        assert!(
+            refused.starts_with("first: ") && refused.contains("below source_path"),
+            "{refused}"
+        );
     }
 }
