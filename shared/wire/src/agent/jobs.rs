@@ -136,22 +136,20 @@ impl Display for PutBackActivity {
                 replaced,
                 ..
             } => {
-                if *kept > 0 {
-                    return write!(
-                        f,
-                        "{path}: {put} entries of {point} were put there; {kept} were there before, differ, and stay as they are"
-                    );
-                }
-                if *put == 0 {
-                    return write!(
+                match (put, kept) {
+                    (0, 0) => write!(
                         f,
                         "{path} was there already as in {point}, {files} files ({bytes}): nothing was missing"
-                    );
-                }
-                write!(
-                    f,
-                    "{path} is there as in {point}: {put} entries were put there, {files} files ({bytes}) were read on both sides"
-                )?;
+                    ),
+                    (_, 0) => write!(
+                        f,
+                        "{path} is there as in {point}: {put} entries were put there, {files} files ({bytes}) were read on both sides"
+                    ),
+                    _ => write!(
+                        f,
+                        "{path}: {put} entries of {point} were put there; {kept} were there before, differ, and stay as they are"
+                    ),
+                }?;
                 match replaced {
                     None => Ok(()),
                     Some(aside) => write!(f, "; what made room is on the GPU in {aside}"),
