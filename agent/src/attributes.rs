@@ -49,8 +49,9 @@ impl Attributes {
     /// When the system refuses. That somebody else than root cannot give away a file is no failure.
     pub fn give(&self, open: BorrowedFd<'_>) -> io::Result<()> {
         let (user, group) = self.numbers();
-        // Others than root give files only to their own groups.
-        if rustix::fs::fchown(open, user, group).is_err() {
+        let found = rustix::fs::fstat(open)?;
+        // What has its owner from the start costs no change. Others than root give files only to their own groups.
+        if (found.st_uid, found.st_gid) != self.owner && rustix::fs::fchown(open, user, group).is_err() {
             let _ = rustix::fs::fchown(open, None, group);
         }
         for (name, value) in self.extended.iter().filter(|(name, _)| name.starts_with(USERS)) {

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use warmspare_domain::ids::{AssociationId, PathBelow};
@@ -24,7 +24,7 @@ use crate::rsync::Transfer;
 use crate::source;
 use crate::ssh::Machine;
 use crate::state::{self, BindingFile, PointFile, REQUEST_LOCK, RESTORE_LOCK, RestoreFile, RestoreStage};
-use crate::streams::{Filling, Whole};
+use crate::streams::{self, Filling, Whole};
 use crate::tree;
 use crate::verify::{Comparison, Differences};
 use crate::wish::Wish;
@@ -268,7 +268,7 @@ impl<'a> Job<'a> {
         // Listing a large tree takes as long as reaching the machine.
         let (program, list) = thread::scope(|scope| {
             let listing = scope.spawn(|| inventory::list(&tree));
-            (self.reach(), listing.join())
+            (self.reach(scope), listing.join())
         });
         let program = program?;
         let list = list
@@ -322,9 +322,16 @@ impl<'a> Job<'a> {
     }
 
     /// Answers the name of our program there, unless the target does not take it: rsync restores without it, only slower.
-    fn reach(&self) -> Result<Option<String>, AgentError> {
+    fn reach<'s>(&self, scope: &'s Scope<'s, '_>) -> Result<Option<String>, AgentError> {
         self.machine.pin()?;
         self.machine.connect()?;
+        if streams::are_worth_it(self.point.point.files, self.point.point.bytes) {
+            for lane in 1..streams::lanes() {
+                let machine = self.machine.lane(lane);
+                // A connection takes as long as all that follows here. One that fails is tried again by the stream that wants it.
+                scope.spawn(move || machine.connect());
+            }
+        }
         source::make_target(&self.machine, &self.job.target_path)?;
         let name = program::name(self.dir)?;
         match program::bring(&self.machine, &self.job.target_path, &name) {

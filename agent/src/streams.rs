@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 use warmspare_domain::ids::PathBelow;
+use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::Progress;
 
 use crate::bundle::{self, Packer};
@@ -28,13 +29,13 @@ use crate::survey::{Survey, There, survey};
 use crate::wish::{GLANCE, Wish};
 
 /// One bundle: small enough that a broken one costs little, large enough that starting two programs for it does not count.
-const BUNDLE: (usize, u64) = (8192, 128 << 20);
+const BUNDLE: (usize, u64) = (16_384, 128 << 20);
 
 /// How many bytes are collected before they are handed to ssh.
 const PIECE: usize = 256 << 10;
 
 /// Below this, several streams take longer to start than rsync takes to finish.
-const WORTH_IT: (u64, u64) = (48, 4 << 20);
+const WORTH_IT: (u64, Bytes) = (48, Bytes(4 << 20));
 
 /// More connections than this help nobody: by then the disk or the link is the limit.
 const LANES_AT_MOST: usize = 4;
@@ -96,6 +97,12 @@ pub fn lanes() -> usize {
         .clamp(2, LANES_AT_MOST)
 }
 
+/// Whether so much is brought sooner by several streams.
+#[must_use]
+pub fn are_worth_it(files: u64, bytes: Bytes) -> bool {
+    files >= WORTH_IT.0 || bytes >= WORTH_IT.1
+}
+
 impl Filling<'_> {
     /// Brings as much as it can.
     ///
@@ -114,7 +121,7 @@ impl Filling<'_> {
         let (files, bytes) = plan
             .iter()
             .fold((0, 0), |sum, job| (sum.0 + job.files(), sum.1 + job.bytes(self)));
-        if files < WORTH_IT.0 && bytes < WORTH_IT.1 {
+        if !are_worth_it(files, Bytes(bytes)) {
             let whole = Whole::No;
             return Ok(Filled { done, whole });
         }
