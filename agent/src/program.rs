@@ -93,8 +93,10 @@ pub fn push(machine: &Machine, path: &str, name: &str) -> Result<(), NotPushed> 
     let mut input = format!("{path}\n{name}\n{}\n", program.len()).into_bytes();
     input.extend(program);
     let pushed = match machine.run(PUSH, &input) {
-        // Another attempt, whose end nobody waits for any more, cleared it away.
-        Ok(Finished { code: Some(94), .. }) => machine.run(PUSH, &input),
+        // Another attempt, whose end nobody waits for any more, cleared it away; or it was cut off there. If not, the second tells.
+        Ok(Finished {
+            code: Some(93 | 94), ..
+        }) => machine.run(PUSH, &input),
         pushed => pushed,
     };
     match pushed {

@@ -818,6 +818,28 @@ fn a_machine_that_does_not_let_us_watch_is_scanned_and_the_status_says_why() {
 }
 
 #[test]
+fn a_program_that_is_cut_off_on_its_way_is_brought_again_at_once() {
+    let Some((_disk, mut gpu, standby)) = Disk::bound("btrfs", 400) else {
+        return;
+    };
+    write(&gpu.tree().join("a"), "x");
+    gpu.wrap_rsync("", "");
+    let dies = gpu.place.path().join("dies");
+    write(&dies, "");
+    let cat = gpu.place.path().join("bin/cat");
+    let dies_once = format!(
+        "#!/bin/sh\nif [ -e {0} ]; then rm {0}; head -c 1000; exit 137; fi\nexec /bin/cat \"$@\"\n",
+        dies.display()
+    );
+    write(&cat, dies_once);
+    mode(&cat, 0o755);
+    pass(&gpu, &standby);
+    assert!(!dies.exists(), "nothing was cut off");
+    let watcher = standby.status().watcher;
+    assert!(matches!(watcher, Watcher::Watching { .. }), "{watcher:?}");
+}
+
+#[test]
 fn a_watcher_leaves_when_its_tree_or_its_program_goes() {
     let Some((_disk, gpu, standby)) = protected() else {
         return;
