@@ -55,7 +55,7 @@ pub fn put_in(root: &Path, order: &Order) -> io::Result<PlacedEntries> {
         placed: PlacedEntries::default(),
     };
     moving.all(room.as_fd(), root.as_fd(), Path::new(""))?;
-    let aside = moving.places_that_exist()?;
+    let aside = moving.places_that_exist();
     Ok(PlacedEntries { aside, ..moving.placed })
 }
 
@@ -115,8 +115,9 @@ impl Moving<'_> {
     fn move_aside(&self, from: BorrowedFd<'_>, name: &OsStr, directory: &Path) -> io::Result<()> {
         let mut number = 1;
         loop {
-            let aside = Path::new(&self.place(number)).join(directory);
-            let moved = make_directory(self.root, &aside, Mode::RWXU)
+            // Made first and by itself: where it cannot be, the next one cannot be either.
+            let place = make_directory(self.root, Path::new(&self.place(number)), Mode::RWXU)?;
+            let moved = make_directory(place.as_fd(), directory, Mode::RWXU)
                 .and_then(|aside| rename_new(from, name, aside.as_fd(), name));
             match moved.as_ref().map_err(io::Error::kind) {
                 // Something lies there by this name, or a file by the name of a directory on the way.
@@ -133,16 +134,9 @@ impl Moving<'_> {
         }
     }
 
-    fn places_that_exist(&self) -> io::Result<Vec<String>> {
-        let mut places = Vec::new();
-        loop {
-            let place = self.place(places.len() + 1);
-            match open_directory(self.root, Path::new(&place)) {
-                Ok(_) => places.push(place),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(places),
-                Err(error) => return Err(error),
-            }
-        }
+    fn places_that_exist(&self) -> Vec<String> {
+        let exists = |place: &String| open_directory(self.root, Path::new(place)).is_ok();
+        (1..).map(|number| self.place(number)).take_while(exists).collect()
     }
 }
 
@@ -261,6 +255,23 @@ mod tests {
         }
         assert_eq!(read(&root.join(ASIDE), "f"), "a week of work");
         assert_eq!(read(&root.join(ASIDE), "d"), "another");
+    }
+
+    #[test]
+    fn where_there_is_no_place_aside_nothing_makes_room() {
+        for existing in [Existing::Keep, Existing::Replace] {
+            let place = crowded();
+            let root = place.path();
+            fs::create_dir_all(root.join(".warmspare")).unwrap();
+            symlink("../elsewhere", root.join(".warmspare/replaced")).unwrap();
+            let aside = ASIDE.to_owned();
+            let placed = put_in(root, &Order { existing, aside });
+            assert_eq!(placed.is_ok(), existing == Existing::Keep, "{placed:?}");
+            for mine in ["d/there", "d/was-dir/mine", "d/was-file"] {
+                assert_eq!(read(root, mine), "mine", "{mine}");
+            }
+            assert_eq!(fs::read_dir(root.join("elsewhere")).unwrap().count(), 0);
+        }
     }
 
     #[test]
