@@ -136,15 +136,16 @@ pub fn activity(dir: &DataDir) -> Result<PutBackActivity, AgentError> {
     let Some((job, abandoned)) = stored else {
         return Ok(PutBackActivity::Never);
     };
-    let message =
-        job.with_place_aside(AgentError::Interrupted("the job was killed; ask for it again".into()).message());
+    if abandoned {
+        let error = AgentError::Interrupted("the job was killed; ask for it again".into());
+        return Ok(PutBackActivity::Failed {
+            message: job.with_place_aside(error.message()),
+            path: job.request.path,
+            at: clock::now(),
+        });
+    }
     let path = job.request.path;
     Ok(match job.stage {
-        PutBackStage::Running(_) if abandoned => PutBackActivity::Failed {
-            path,
-            at: clock::now(),
-            message,
-        },
         PutBackStage::Running(step) => PutBackActivity::Running {
             path,
             point: job.point,

@@ -1,6 +1,5 @@
 //! Ctrl-C, a terminal that is closed, and requests to terminate, for verbs that leave something in order before they end.
 
-use std::future::pending;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,18 +13,14 @@ pub(crate) const SAME_SIGNAL_WITHIN: Duration = Duration::from_millis(200);
 pub(crate) fn asked_to_stop() -> anyhow::Result<impl Future<Output = u8>> {
     let listen = |kind| signal(kind).context("cannot listen for signals");
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let mut hang_up = match is_to_outlive_its_terminal() {
-        true => None,
-        false => Some(listen(SignalKind::hangup())?),
-    };
-    let hung_up = async move {
-        match &mut hang_up {
-            Some(hang_up) => hang_up.recv().await,
-            None => pending().await,
-        }
-    };
+    let listened = !is_to_outlive_its_terminal();
+    let hang_up = listened.then(|| listen(SignalKind::hangup())).transpose()?;
     Ok(async move {
-        tokio::select! { _ = interrupt.recv() => 130, _ = terminate.recv() => 143, _ = hung_up => 129 }
+        tokio::select! {
+            _ = interrupt.recv() => 130,
+            _ = terminate.recv() => 143,
+            Some(()) = async { hang_up?.recv().await } => 129,
+        }
     })
 }
 

@@ -282,9 +282,23 @@ fn a_gpu_whose_disk_is_full_is_named() {
 /// A job that waits for the test with everything beside the tree, nothing in its place.
 fn staged(gpu: &mut Machine, standby: &Standby, request: PutBack) {
     gpu.wrap_rsync("", "hold");
+    begin(gpu, standby, request);
+}
+
+/// The same on a machine whose rsync is wrapped so that it can be held at its end.
+fn begin(gpu: &Machine, standby: &Standby, request: PutBack) {
     gpu.hold();
     put_back(standby, PutBack { wait_ms: 0, ..request });
     gpu.wait_until_held();
+}
+
+/// Has `d` replaced, and rsync break, as the wrapper does where this file is, once everything is beside the tree.
+fn replace_and_break(gpu: &Machine, standby: &Standby, breaks: &Path) -> PutBackActivity {
+    let existing = Existing::Replace;
+    begin(gpu, standby, PutBack { existing, ..of("d") });
+    write(breaks, "");
+    gpu.release();
+    ended(standby)
 }
 
 fn ended(standby: &Standby) -> PutBackActivity {
@@ -382,17 +396,7 @@ fn a_job_that_fails_after_something_made_room_says_where_that_is() {
     write(&gpu.tree().join("d/f"), "written since");
     let breaks = gpu.place.path().join("breaks");
     gpu.wrap_rsync(&format!("if [ -e {} ]; then exit 5; fi", breaks.display()), "hold");
-    gpu.hold();
-    let request = PutBack {
-        existing: Existing::Replace,
-        wait_ms: 0,
-        ..of("d")
-    };
-    put_back(&standby, request);
-    gpu.wait_until_held();
-    write(&breaks, "");
-    gpu.release();
-    let message = failed(ended(&standby));
+    let message = failed(replace_and_break(&gpu, &standby, &breaks));
     assert_eq!(text(&gpu.tree().join("d/f")), "saved");
     let aside = message
         .split(" is on the GPU in ")
@@ -412,17 +416,7 @@ fn what_was_done_over_a_connection_that_died_is_told_with_the_rest() {
     // From now on a connection is kept: only such a one is expected to die.
     verified(put_back(&standby, of("d")));
     write(&gpu.tree().join("d/f"), "written since");
-    gpu.hold();
-    let request = PutBack {
-        existing: Existing::Replace,
-        wait_ms: 0,
-        ..of("d")
-    };
-    put_back(&standby, request);
-    gpu.wait_until_held();
-    write(&breaks, "");
-    gpu.release();
-    let PutBackActivity::Verified { put, replaced, .. } = ended(&standby) else {
+    let PutBackActivity::Verified { put, replaced, .. } = replace_and_break(&gpu, &standby, &breaks) else {
         panic!("{:?}", standby.status().put_back);
     };
     assert!(!breaks.exists(), "nothing broke");

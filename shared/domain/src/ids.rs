@@ -46,6 +46,18 @@ macro_rules! serde_as_text {
     };
 }
 
+/// The text that it holds is how it is shown, written and read.
+macro_rules! is_text {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        serde_as_text!($name);
+    };
+}
+
 /// One rented GPU instance at Vast.ai: its contract number. Written `vast-48927380`; a bare number is read too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GpuId(u64);
@@ -172,12 +184,6 @@ impl Deployment {
     }
 }
 
-impl fmt::Display for Deployment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 impl FromStr for Deployment {
     type Err = InvalidName;
 
@@ -194,7 +200,7 @@ impl FromStr for Deployment {
     }
 }
 
-serde_as_text!(Deployment);
+is_text!(Deployment);
 
 /// The name of a standby machine: `ws-<deployment>-<association>-<attempt>`.
 ///
@@ -224,12 +230,6 @@ impl StandbyName {
     }
 }
 
-impl fmt::Display for StandbyName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 impl FromStr for StandbyName {
     type Err = InvalidName;
 
@@ -247,7 +247,7 @@ impl FromStr for StandbyName {
     }
 }
 
-serde_as_text!(StandbyName);
+is_text!(StandbyName);
 
 /// A Compute Engine zone such as `us-central1-a`, or `vast`: a standby at Vast is on whichever host sells.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -273,12 +273,6 @@ impl Zone {
     #[must_use]
     pub fn region(&self) -> &str {
         self.0.rsplit_once('-').map_or(self.0.as_str(), |(region, _)| region)
-    }
-}
-
-impl fmt::Display for Zone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -310,7 +304,7 @@ impl FromStr for Zone {
     }
 }
 
-serde_as_text!(Zone);
+is_text!(Zone);
 
 /// A recovery point, named by the instant it represents (the start of its pass) so that names sort by age:
 /// `20261123T134530.250Z`.
@@ -328,12 +322,6 @@ impl RecoveryPointId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Display for RecoveryPointId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -362,7 +350,7 @@ impl FromStr for RecoveryPointId {
     }
 }
 
-serde_as_text!(RecoveryPointId);
+is_text!(RecoveryPointId);
 
 /// The name that a training script gave a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -379,12 +367,6 @@ impl CheckpointName {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Display for CheckpointName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -410,7 +392,7 @@ impl FromStr for CheckpointName {
     }
 }
 
-serde_as_text!(CheckpointName);
+is_text!(CheckpointName);
 
 /// A path below the directory that is copied: names with one `/` between them, and none that leads out of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -437,12 +419,6 @@ impl PathBelow {
     }
 }
 
-impl fmt::Display for PathBelow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 impl FromStr for PathBelow {
     type Err = InvalidName;
 
@@ -461,7 +437,7 @@ impl FromStr for PathBelow {
     }
 }
 
-serde_as_text!(PathBelow);
+is_text!(PathBelow);
 
 fn is_resource_name(text: &str) -> bool {
     let inner = text

@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use warmspare_domain::association::{Association, Link, Phase, PointChoice};
 use warmspare_domain::event::{Destination, Event, Subject};
-use warmspare_domain::ids::{GpuId, InvalidName, RecoveryPointId};
+use warmspare_domain::ids::{GpuId, RecoveryPointId};
 use warmspare_domain::policy::StandbyProvider;
 use warmspare_domain::reason::Reason;
 use warmspare_domain::units::{MicroUsd, Timestamp};
@@ -74,7 +74,7 @@ impl App {
     }
 
     async fn known(&self, gpu: &str) -> Result<Association, Failure> {
-        let gpu: GpuId = gpu.parse().map_err(|error| Failure::bad_request(format!("{error}")))?;
+        let gpu: GpuId = gpu.parse()?;
         self.find(gpu).await?.ok_or_else(|| Failure::unknown_gpu(gpu))
     }
 
@@ -207,8 +207,7 @@ struct CompareWish {
 
 /// The latest unless something else is named: an id, or a checkpoint.
 fn point_choice(text: Option<&str>) -> Result<PointChoice, Failure> {
-    let choice = text.map_or(Ok(PointChoice::Latest), str::parse);
-    choice.map_err(|error: InvalidName| Failure::bad_request(error.to_string()))
+    Ok(text.map_or(Ok(PointChoice::Latest), str::parse)?)
 }
 
 /// How many changes are listed unless the caller says otherwise.

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use warmspare_domain::ids::GpuId;
+use warmspare_domain::ids::{GpuId, InvalidName};
 
 /// An answer that says no: `{"error":{"code":…,"message":…}}`. The message says what failed, what state things are in, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +55,12 @@ impl Failure {
     #[must_use]
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+}
+
+impl From<InvalidName> for Failure {
+    fn from(error: InvalidName) -> Self {
+        Self::bad_request(error.to_string())
     }
 }
 

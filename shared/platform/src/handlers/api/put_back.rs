@@ -34,8 +34,7 @@ pub(super) async fn start(
     app.allow(&headers, Scope::Operate)?;
     let a = app.known(&gpu).await?;
     refuse_without_gpu(&a)?;
-    let path =
-        PathBelow::read(&wish.path, &a.policy.source_path).map_err(|error| Failure::bad_request(error.to_string()))?;
+    let path = PathBelow::read(&wish.path, &a.policy.source_path)?;
     let point = wish.point.map(|point| point_choice(Some(&point))).transpose()?;
     let request = Request::PutBack(PutBack {
         epoch: a.epoch,
