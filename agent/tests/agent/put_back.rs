@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
@@ -398,11 +398,33 @@ fn a_job_that_fails_after_something_made_room_says_where_that_is() {
     gpu.wrap_rsync(&format!("if [ -e {} ]; then exit 5; fi", breaks.display()), "hold");
     let message = failed(replace_and_break(&gpu, &standby, &breaks));
     assert_eq!(text(&gpu.tree().join("d/f")), "saved");
-    let aside = message
-        .split(" is on the GPU in ")
-        .nth(1)
-        .unwrap_or_else(|| panic!("{message}"));
-    assert_eq!(text(&gpu.tree().join(aside).join("d/f")), "written since");
+    assert_eq!(text(&place_told(&gpu, &message).join("d/f")), "written since");
+}
+
+#[test]
+fn a_job_that_is_killed_after_something_made_room_says_where_that_is() {
+    let (mut gpu, standby) = bound();
+    write(&gpu.tree().join("d/f"), "saved");
+    standby.pass(FIRST);
+    write(&gpu.tree().join("d/f"), "written since");
+    gpu.wrap_rsync("", "hold");
+    let existing = Existing::Replace;
+    begin(&gpu, &standby, PutBack { existing, ..of("d") });
+    // Held again when it has been moved, and is compared.
+    gpu.release_once();
+    gpu.wait_until_held();
+    assert_eq!(text(&gpu.tree().join("d/f")), "saved");
+    standby.workers().into_iter().for_each(kill);
+    gpu.release();
+    let message = failed(ended(&standby));
+    assert!(message.contains("was killed"), "{message}");
+    assert_eq!(text(&place_told(&gpu, &message).join("d/f")), "written since");
+}
+
+/// Where what made room lies, as a job that failed says.
+fn place_told(gpu: &Machine, message: &str) -> PathBuf {
+    let place = message.split(" is on the GPU in ").nth(1);
+    gpu.tree().join(place.unwrap_or_else(|| panic!("{message}")))
 }
 
 #[test]
