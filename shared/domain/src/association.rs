@@ -546,7 +546,7 @@ pub enum TargetOrigin {
     Chosen,
 }
 
-/// When the next costly attempt may be made.
+/// When the next costly attempt may be made. Passes never wait for it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Retry {
     /// Failures in a row.

@@ -55,7 +55,7 @@ pub fn decide(association: &Association, event: &Event, now: Timestamp) -> Decis
         Event::SourceAccepted => requests::accept_source(a, now),
         Event::RestoreRequested { point, destination } => requests::restore(a, point, *destination, now),
         Event::StandbyWanted => requests::want_standby(a, now),
-        Event::PolicyChanged(policy) => requests::change_policy(a, policy),
+        Event::PolicyChanged(policy) => requests::change_policy(a, policy, now),
         Event::Looked(seen) => {
             let reason = looked::looked(a, seen, now);
             effects = due::due(a, seen, now);

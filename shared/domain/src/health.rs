@@ -111,10 +111,12 @@ pub fn health(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp) ->
         } else {
             Grade::Degraded
         };
-        notes.push((
-            grade,
-            format!("{}; next attempt after {}", a.retry.problem, a.retry.not_before),
-        ));
+        let when = if a.retry.is_due(now) {
+            "tried again with the next beat".to_owned()
+        } else {
+            format!("next attempt after {}", a.retry.not_before)
+        };
+        notes.push((grade, format!("{}; {when}", a.retry.problem)));
     }
     if !a.superseded.is_empty() && !matches!(a.phase, Phase::Released { .. }) {
         let gpus: Vec<_> = a.superseded.iter().map(ToString::to_string).collect();

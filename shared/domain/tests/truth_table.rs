@@ -1836,6 +1836,55 @@ fn a_disk_that_is_full_grows_for_what_is_rescued_and_then_it_is_fetched() {
     assert_eq!(kinds(&over), []);
 }
 
+fn kinds_when_running(a: &Association) -> Vec<E> {
+    decide(a, &looked(sees_gpu(running())), t0())
+        .effects
+        .iter()
+        .map(warmspare_domain::effect::Effect::kind)
+        .collect()
+}
+
+fn wish(change: fn(&mut Policy)) -> Event {
+    let mut wish = policy();
+    change(&mut wish);
+    Event::PolicyChanged(Box::new(wish))
+}
+
+fn failed_often(a: Association, effect: E, kind: ProblemKind) -> Association {
+    (0..20).fold(a, |a, _| after(&a, &effect_failed(effect, kind)))
+}
+
+#[test]
+fn passes_that_fail_keep_nothing_waiting_that_may_help_them() {
+    let full = reported(AgentReport {
+        disk: DiskSeen::Short { total_gb: 100 },
+        ..pulling()
+    });
+    let at_the_cap = failed_often(after(&protected(), &full), E::Sync, ProblemKind::Failed);
+    assert_eq!(kinds_when_running(&at_the_cap), [E::Sync]);
+    let told = warmspare_domain::health::health(&at_the_cap, None, t0())
+        .reasons
+        .join(" ");
+    assert!(told.contains("tried again with the next beat"), "{told}");
+    // Passes go on failing after the user acted, faster than the beats come.
+    let larger = after(&at_the_cap, &wish(|p| p.max_disk_gb = 500));
+    let still_failing = failed_often(larger, E::Sync, ProblemKind::Failed);
+    assert_eq!(kinds_when_running(&still_failing), [E::Sync, E::GrowDisk]);
+    let fewer = after(&at_the_cap, &wish(|p| p.excludes.push("checkpoints/".to_owned())));
+    assert_eq!(kinds_when_running(&fewer), [E::Bind]);
+}
+
+#[test]
+fn a_changed_wish_is_tried_at_once_and_one_that_fails_again_waits_as_before() {
+    let wrong = after(&protected(), &wish(|p| p.source_path = "no-such-place".to_owned()));
+    let refused = failed_often(wrong, E::Bind, ProblemKind::Invalid);
+    assert_eq!(kinds_when_running(&refused), []);
+    let corrected = after(&refused, &wish(|p| p.source_path = "elsewhere".to_owned()));
+    assert_eq!(kinds_when_running(&corrected), [E::Bind]);
+    let wrong_again = after(&corrected, &effect_failed(E::Bind, ProblemKind::Invalid));
+    assert_eq!(wrong_again.retry.not_before, refused.retry.not_before);
+}
+
 #[test]
 fn a_disk_that_fills_grows_step_by_step_to_the_users_cap_and_never_twice_at_once() {
     let told = |total_gb| {

@@ -337,7 +337,7 @@ fn relearn_source(a: &mut Association) {
     }
 }
 
-pub(super) fn change_policy(a: &mut Association, policy: &Policy) -> Reason {
+pub(super) fn change_policy(a: &mut Association, policy: &Policy, now: Timestamp) -> Reason {
     match a.phase {
         Phase::Releasing { .. } | Phase::Released { .. } => Reason::AlreadyReleased,
         Phase::Provisioning
@@ -360,6 +360,7 @@ pub(super) fn change_policy(a: &mut Association, policy: &Policy) -> Reason {
                 relearn_source(a);
             }
             a.policy = policy.clone();
+            a.retry.hurry(now);
             Reason::UserAsked
         }
     }

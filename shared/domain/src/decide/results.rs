@@ -50,6 +50,11 @@ impl Retry {
         now >= self.not_before
     }
 
+    /// Something was changed that may be what stood in the way: what waits is tried at once.
+    pub(super) fn hurry(&mut self, now: Timestamp) {
+        self.not_before = self.not_before.min(now);
+    }
+
     /// Remembers what went wrong, and waits longer each time.
     fn note(&mut self, problem: &Problem, now: Timestamp) {
         self.failures = self.failures.saturating_add(1);
@@ -375,7 +380,13 @@ pub(super) fn failed(a: &mut Association, effect: EffectKind, problem: &Problem,
         // Never in the way of what else is tried.
         return rescue::failed(a, problem, now);
     }
-    a.retry.note(problem, now);
+    if effect == EffectKind::Sync {
+        // A pass is asked for at every beat, whatever became of the last one. What does wait must not wait longer for that: a larger disk, or
+        // a wish that the agent has yet to learn, may be what helps.
+        a.retry.problem.clone_from(&problem.detail);
+    } else {
+        a.retry.note(problem, now);
+    }
     match (effect, problem.kind) {
         (EffectKind::Bind, ProblemKind::Halted(halt)) => match a.phase {
             Phase::Provisioning | Phase::Seeding | Phase::Protected => {
