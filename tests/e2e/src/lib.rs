@@ -7,6 +7,7 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use reqwest::Method;
 use serde_json::{Value, json};
 use simcloud::DataDisks;
 use tokio::process::Command;
@@ -101,10 +102,12 @@ pub fn play_with_errors(setting: Setting, expected: &[&str], story: impl for<'s>
             .filter(|line| is_error(line) && !expected.iter().any(|part| line.contains(part)))
             .collect();
         let tail = stage.log_tail();
+        let records = stage.api(Method::GET, "/v1/associations", None).await;
         let surprises = surprises.join("\n");
         stage.strike(outcome.is_err()).await;
         if let Err(error) = outcome {
-            panic!("{error:#}\nthe log of `warmspare serve` ends with:\n{tail}");
+            let records = records.map_or_else(|error| format!("{error:#}"), |(_, records)| format!("{records:#}"));
+            panic!("{error:#}\nthe log of `warmspare serve` ends with:\n{tail}\nits associations:\n{records}");
         }
         assert!(surprises.is_empty(), "unexpected errors in the log:\n{surprises}");
     });

@@ -297,11 +297,12 @@ impl Stage {
         self.directory.join("serve.log")
     }
 
-    /// Its last lines.
+    /// Its last lines that say more than that a beat or a sweep had nothing to tell.
     #[must_use]
     pub fn log_tail(&self) -> String {
         let log = std::fs::read_to_string(self.log_path()).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
+        let quiet = |line: &&str| line.ends_with(" failed=0") || line.ends_with(" destroyed=0 orphans=0");
+        let lines: Vec<_> = log.lines().filter(|line| !quiet(line)).collect();
         lines[lines.len().saturating_sub(25)..].join("\n")
     }
 
