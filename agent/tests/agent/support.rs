@@ -405,6 +405,13 @@ impl Standby {
         status
     }
 
+    /// What became of the pass that runs, without asking for another.
+    pub fn settled(&self) -> Status {
+        eventually("the pass ended", || {
+            Some(self.status()).filter(|status| status.pass == PassActivity::Idle)
+        })
+    }
+
     pub fn status(&self) -> Status {
         status_of(self.call(Request::Status))
     }

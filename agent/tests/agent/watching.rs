@@ -482,7 +482,7 @@ fn a_file_that_changes_while_it_is_copied_is_named_and_its_last_whole_version_st
         gpu.wait_until_held();
         write(&file, format!("torn {round}, and on"));
         gpu.release();
-        let report = standby.sync(FIRST).last_complete.unwrap();
+        let report = standby.settled().last_complete.unwrap();
         assert_eq!(report.scope, scope);
         let torn = InMotion {
             file: "work/latest.pt".into(),
@@ -522,7 +522,7 @@ fn where_nobody_can_tell_what_changed_meanwhile_the_last_whole_version_stays() {
             file: "work/latest.pt".into(),
             whole_in: Some(whole.clone()),
         };
-        assert_eq!(standby.sync(FIRST).last_complete.unwrap().in_motion, [torn], "{kills}");
+        assert_eq!(standby.settled().last_complete.unwrap().in_motion, [torn], "{kills}");
     }
     eventually("a pass has it whole", || {
         standby
