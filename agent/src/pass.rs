@@ -90,7 +90,10 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// Why it did not happen. A guard that tripped is [`AgentError::Halted`]; every recovery point is as it was.
     pub fn run(mut self, watching: &mut Watching) -> Result<PassReport, AgentError> {
-        reserve::take(self.dir)?;
+        // Where nothing but the reserve is free, a first pass needs it to make room.
+        if !self.waits_for_room()? {
+            reserve::take(self.dir)?;
+        }
         self.dir.note_pass(&self.under_way)?;
         // A worker's session with the watcher may be older than a connection that was just made.
         let had_session = watching.observer().is_some();

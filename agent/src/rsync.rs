@@ -81,6 +81,19 @@ impl Transfer {
         Self::from_a_gpu(machine.rsync_shell(), filters).ends(remote(machine, source_path), with_slash(into))
     }
 
+    /// Deletes here what is not on the machine any more, or is left out by now, with the beginnings of files that broke off; brings
+    /// nothing. Where the machine cannot read everything, nothing is deleted.
+    #[must_use]
+    pub fn clear_away(machine: &Machine, source_path: &str, filters: &[String], into: &Path) -> Self {
+        let mut transfer = Self::from_a_gpu(machine.rsync_shell(), filters);
+        transfer.push("--delete");
+        transfer.push("--delete-excluded");
+        transfer.push("--no-ignore-errors");
+        transfer.push("--existing");
+        transfer.push("--ignore-existing");
+        transfer.ends(remote(machine, source_path), with_slash(into))
+    }
+
     /// Counts the tree, and names what is missing here of the directories and of the files above `small` bytes, with kind, size and
     /// time; changes nothing.
     #[must_use]

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use warmspare_domain::units::Bytes;
-use warmspare_wire::agent::Progress;
+use warmspare_wire::agent::{PassFailureKind, Progress};
 
 use super::Pass;
 use crate::changes;
@@ -13,6 +13,7 @@ use crate::error::AgentError;
 use crate::incoming::{Incoming, Start};
 use crate::inventory::{CACHES, SMALL, is_cached};
 use crate::name_list::NameList;
+use crate::reserve;
 use crate::rsync::Transfer;
 use crate::rsync_output::{MOST_NAMED, Tally, Totals};
 use crate::tree::{self, Census};
@@ -122,6 +123,14 @@ impl Pass<'_> {
     /// Fetches what a person named, then code and configuration, then large files, the newest first, then everything but caches.
     pub(super) fn seed(&mut self, incoming: &mut Incoming) -> Result<Tally, AgentError> {
         let mut seeded = Tally::default();
+        if self.waits_for_room()? {
+            if incoming.start == Start::Resumed {
+                let path = &self.binding.bind.source_path;
+                let gone = Transfer::clear_away(&self.machine, path, &self.binding.filters(), &incoming.path);
+                self.pull(&gone, |_| Ok(()))?;
+            }
+            reserve::take(self.dir)?;
+        }
         let listed = self.pull(&self.listing(incoming), |_| Ok(()))?;
         let Some(totals) = listed.tally.totals else {
             return Ok(seeded);
@@ -163,6 +172,13 @@ impl Pass<'_> {
         }
         self.begin_part(incoming, backlog, Part::All)?;
         Ok(seeded)
+    }
+
+    /// Whether this is a first pass that found the disk full. What arrived of it and is not on the GPU any more, or is left out by now,
+    /// keeps out what is, and goes. Only then: as long as there is room, it may be the last copy.
+    pub(super) fn waits_for_room(&self) -> Result<bool, AgentError> {
+        let failure = self.dir.state()?.last_failure;
+        Ok(self.base.is_none() && failure.is_some_and(|failure| failure.kind == PassFailureKind::DiskFull))
     }
 
     fn part(

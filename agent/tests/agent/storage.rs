@@ -10,10 +10,10 @@ use warmspare_agent::space::{self, Room};
 use warmspare_agent::state::PassUnderWay;
 use warmspare_domain::ids::Epoch;
 use warmspare_domain::units::Bytes;
-use warmspare_wire::agent::{PassFailureKind, Progress, RecoveryPoint, RestoreActivity};
+use warmspare_wire::agent::{Bind, PassFailureKind, Progress, RecoveryPoint, Request, RestoreActivity};
 
 use crate::support::{
-    Disk, Machine, Standby, assert_same_tree, bound, grow_rich_tree, kill, read_tree, set_mtime, write,
+    Disk, Machine, Standby, assert_same_tree, bound, grow_rich_tree, kill, read_tree, set_mtime, status_of, write,
 };
 
 const FIRST: Epoch = Epoch::FIRST;
@@ -338,6 +338,49 @@ fn what_can_never_fit_takes_no_recovery_point() {
     let failure = standby.sync(FIRST).last_failure.unwrap();
     assert_eq!(failure.kind, PassFailureKind::DiskFull, "{}", failure.message);
     assert_eq!(standby.points(), points);
+}
+
+#[test]
+fn a_first_pass_that_found_the_disk_full_fits_once_the_source_does() {
+    type Mend = fn(&Machine, &Standby);
+    let deleted: Mend = |gpu, _| {
+        for name in ["runs/1.pt", "runs/2.pt"] {
+            fs::remove_file(gpu.tree().join(name)).unwrap();
+        }
+    };
+    let excluded: Mend = |gpu, standby| {
+        let bind = Bind {
+            excludes: vec!["/runs/[12].pt".into()],
+            ..standby.bind_request(gpu, FIRST.next())
+        };
+        status_of(standby.call(Request::Bind(bind)));
+    };
+    for (kind, mend, epoch) in [("btrfs", deleted, FIRST), ("ext4", excluded, FIRST.next())] {
+        let Some((_disk, gpu, standby)) = Disk::bound(kind, 300) else {
+            return;
+        };
+        // The newest come first, and fill the disk.
+        for n in 1..=4_u64 {
+            let name = gpu.tree().join(format!("runs/{n}.pt"));
+            write(&name, crate::support::noise(85 << 20));
+            set_mtime(&name, 1_795_441_530 - i64::try_from(n).unwrap(), 0);
+        }
+        write(&gpu.tree().join("train.py"), "print()");
+        let failure = standby.sync(FIRST).last_failure.unwrap();
+        assert_eq!(failure.kind, PassFailureKind::DiskFull, "{}", failure.message);
+        let arrived = standby.data.join("incoming/runs/1.pt");
+        standby.sync(FIRST);
+        assert!(arrived.exists(), "what arrived stays while it is on the GPU");
+        mend(&gpu, &standby);
+        standby.pass(epoch);
+        for (n, there) in [(1, false), (2, false), (3, true), (4, true)] {
+            assert_eq!(
+                standby.newest_tree().join(format!("runs/{n}.pt")).exists(),
+                there,
+                "{n}"
+            );
+        }
+    }
 }
 
 #[test]
