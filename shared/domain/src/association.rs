@@ -181,12 +181,15 @@ pub struct Standby {
 }
 
 /// How the standby's data disk stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DataDisk {
     /// What it grew to since it was ordered; 0 when it did not.
     pub grown_to_gb: u32,
     /// Whether there is room on it.
     pub space: Space,
+    /// Why it could not be enlarged, and when it is tried again; apart from what else is tried, so that neither waits for the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Retry>,
 }
 
 /// Whether there is room on a data disk.

@@ -69,7 +69,7 @@ pub fn decide(association: &Association, event: &Event, now: Timestamp) -> Decis
         Event::AgentReported(report) => results::agent_reported(a, report, now),
         Event::LastGaspAccepted => results::last_gasp_accepted(a, now),
         Event::StandbyUnreachable => results::standby_unreachable(a),
-        Event::DiskGrown { attempt, gb } => grow::grown(a, *attempt, *gb),
+        Event::DiskGrown { attempt, gb } => grow::grown(a, *attempt, *gb, now),
         Event::Rented { epoch, gpu } => results::rented(a, *epoch, *gpu, now),
         Event::SupersededGone { gpu } => results::superseded_gone(a, *gpu),
         Event::StandbyRefused { attempt, problem } => results::standby_refused(a, *attempt, problem, now),

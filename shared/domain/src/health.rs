@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::association::{Association, Copying, Link, Loss, OutbidNotice, Phase, Rescue, Saved, Space, Trust};
+use crate::association::{Association, Copying, Link, Loss, OutbidNotice, Phase, Rescue, Retry, Saved, Space, Trust};
 use crate::decide::RESCUE_WINDOW;
 use crate::disk_speed::{self, Load, cheap_disk_needs};
 use crate::units::{Bytes, Timestamp};
@@ -105,18 +105,12 @@ pub fn health(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp) ->
         );
         notes.push((Grade::Bad, text));
     }
+    if let Some(refused) = &a.standby.disk.refused {
+        let (grade, text) = stuck(refused, now);
+        notes.push((grade, format!("the standby's disk could not be enlarged: {text}")));
+    }
     if !a.retry.problem.is_empty() && !matches!(a.phase, Phase::Released { .. }) {
-        let grade = if a.retry.failures >= 5 {
-            Grade::Bad
-        } else {
-            Grade::Degraded
-        };
-        let when = if a.retry.is_due(now) {
-            "tried again with the next beat".to_owned()
-        } else {
-            format!("next attempt after {}", a.retry.not_before)
-        };
-        notes.push((grade, format!("{}; {when}", a.retry.problem)));
+        notes.push(stuck(&a.retry, now));
     }
     if !a.superseded.is_empty() && !matches!(a.phase, Phase::Released { .. }) {
         let gpus: Vec<_> = a.superseded.iter().map(ToString::to_string).collect();
@@ -133,6 +127,21 @@ pub fn health(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp) ->
         grade: notes.first().map_or(Grade::Good, |(grade, _)| *grade),
         reasons: notes.into_iter().map(|(_, text)| text).collect(),
     }
+}
+
+/// What went wrong, and until when nothing is done about it.
+fn stuck(retry: &Retry, now: Timestamp) -> (Grade, String) {
+    let grade = if retry.failures >= 5 {
+        Grade::Bad
+    } else {
+        Grade::Degraded
+    };
+    let text = if retry.is_due(now) {
+        retry.problem.clone()
+    } else {
+        format!("{}; next attempt after {}", retry.problem, retry.not_before)
+    };
+    (grade, text)
 }
 
 fn note_phase(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp, notes: &mut Vec<(Grade, String)>) {

@@ -1822,10 +1822,15 @@ fn a_disk_that_is_full_grows_for_what_is_rescued_and_then_it_is_fetched() {
             .map(warmspare_domain::effect::Effect::kind)
             .collect()
     };
-    assert_eq!(kinds(&lost(0)), [E::Rescue], "it may not grow");
+    let later =
+        |a: &Association, seconds| decide(a, &looked_at, t0() + std::time::Duration::from_secs(seconds)).effects;
+    assert_eq!(kinds(&lost(0)), [], "it may not grow, and nothing changed");
+    assert_eq!(later(&lost(0), 900).len(), 1, "points may have aged");
     assert_eq!(kinds(&lost(200)), [E::GrowDisk]);
     let grown = after(&lost(200), &Event::DiskGrown { attempt: 1, gb: 150 });
     assert_eq!(kinds(&grown), [E::Rescue]);
+    let allowed = after(&lost(0), &wish(|policy| policy.max_disk_gb = 200));
+    assert_eq!(kinds(&allowed), [E::GrowDisk], "a person allowed it in time");
     // Nobody pays for a larger disk where nothing is fetched any more.
     let over = change(lost(200), |a| {
         if let Phase::Holding(loss) = &mut a.phase {
@@ -1865,13 +1870,59 @@ fn passes_that_fail_keep_nothing_waiting_that_may_help_them() {
     let told = warmspare_domain::health::health(&at_the_cap, None, t0())
         .reasons
         .join(" ");
-    assert!(told.contains("tried again with the next beat"), "{told}");
+    assert!(!told.contains("next attempt after"), "{told}");
     // Passes go on failing after the user acted, faster than the beats come.
     let larger = after(&at_the_cap, &wish(|p| p.max_disk_gb = 500));
     let still_failing = failed_often(larger, E::Sync, ProblemKind::Failed);
     assert_eq!(kinds_when_running(&still_failing), [E::Sync, E::GrowDisk]);
     let fewer = after(&at_the_cap, &wish(|p| p.excludes.push("checkpoints/".to_owned())));
     assert_eq!(kinds_when_running(&fewer), [E::Bind]);
+}
+
+#[test]
+fn a_disk_that_may_not_be_enlarged_keeps_nothing_else_waiting() {
+    let full = reported(AgentReport {
+        disk: DiskSeen::Short { total_gb: 100 },
+        ..pulling()
+    });
+    let allowed = with_policy(protected(), |policy| policy.max_disk_gb = 500);
+    let refused = failed_often(after(&allowed, &full), E::GrowDisk, ProblemKind::QuotaExceeded);
+    assert_eq!(kinds_when_running(&refused), [E::Sync]);
+    let pulled = after(&after(&refused, &full), &full);
+    assert_eq!(
+        kinds_when_running(&pulled),
+        [E::Sync],
+        "a pass that completes does not hasten it"
+    );
+    let told = warmspare_domain::health::health(&pulled, None, t0()).reasons.join(" ");
+    assert!(
+        told.contains("could not be enlarged") && told.contains("next attempt after"),
+        "{told}"
+    );
+    let preempted = after(&refused, &Event::StandbyUnreachable);
+    let started = decide(&preempted, &looked(sees_standby(StandbySeen::Stopped)), t0());
+    assert!(matches!(
+        started.effects[..],
+        [warmspare_domain::effect::Effect::StartStandby { .. }]
+    ));
+    let corrected = after(&pulled, &wish(|p| p.max_disk_gb = 400));
+    assert_eq!(kinds_when_running(&corrected), [E::Sync, E::GrowDisk]);
+    let room = after(&pulled, &reported(pulling()));
+    assert_eq!(room.standby.disk, warmspare_domain::association::DataDisk::default());
+}
+
+#[test]
+fn a_wish_that_is_changed_during_a_rescue_is_learned_when_the_gpu_is_back() {
+    let announced = after(&doubted(protected()), &Event::OutbidAnnounced { gpu: gpu() });
+    let lost = after(&announced, &looked(sees_gpu(paused())));
+    let changed = after(&lost, &wish(|p| p.excludes.push("checkpoints/".to_owned())));
+    let effects = decide(&changed, &looked(sees_gpu(paused())), t0()).effects;
+    assert!(
+        matches!(effects[..], [warmspare_domain::effect::Effect::Rescue { epoch, .. }] if epoch == lost.epoch),
+        "{effects:?}"
+    );
+    let back = after(&changed, &looked(sees_gpu(running())));
+    assert_eq!(kinds_when_running(&back), [E::Bind]);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! A data disk that fills: recovery points are thinned first (by the agent), then the disk grows, up to the user's cap.
 
-use crate::association::{Association, Space};
+use crate::association::{Association, DataDisk, Retry, Space};
+use crate::decide::rescue;
 use crate::effect::{Effect, StandbyRef};
 use crate::observed::DiskSeen;
+use crate::problem::Problem;
 use crate::reason::Reason;
 use crate::units::Timestamp;
 
@@ -32,17 +34,22 @@ impl Association {
 
 /// Takes in what the agent says of its disk. One that has not yet taken up the last growth is not short: it is growing.
 pub(super) fn reported(a: &mut Association, disk: DiskSeen) {
-    a.standby.disk.space = match disk {
+    let space = match disk {
         DiskSeen::Fine => Space::Enough,
         DiskSeen::Short { total_gb } if u64::from(total_gb) * 100 >= u64::from(a.disk_gb()) * COVERED_PERCENT => {
             Space::Short
         }
         DiskSeen::Short { .. } => Space::Enough,
     };
+    a.standby.disk.space = space;
+    if space == Space::Enough {
+        a.standby.disk.refused = None;
+    }
 }
 
 pub(super) fn due(a: &Association, now: Timestamp) -> Option<Effect> {
-    if a.standby.disk.space == Space::Enough || !a.retry.is_due(now) {
+    let disk = &a.standby.disk;
+    if disk.space == Space::Enough || disk.refused.as_ref().is_some_and(|refused| !refused.is_due(now)) {
         return None;
     }
     Some(Effect::GrowDisk {
@@ -51,11 +58,20 @@ pub(super) fn due(a: &Association, now: Timestamp) -> Option<Effect> {
     })
 }
 
-pub(super) fn grown(a: &mut Association, attempt: u16, gb: u32) -> Reason {
+pub(super) fn refused(a: &mut Association, problem: &Problem, now: Timestamp) -> Reason {
+    let refused = &mut a.standby.disk.refused;
+    refused.get_or_insert_with(|| Retry::fresh(now)).note(problem, now);
+    Reason::RetryLater
+}
+
+pub(super) fn grown(a: &mut Association, attempt: u16, gb: u32, now: Timestamp) -> Reason {
     if attempt != a.standby.attempt || gb <= a.disk_gb() {
         return Reason::AlreadySo;
     }
-    a.standby.disk.grown_to_gb = gb;
-    a.standby.disk.space = Space::Enough;
+    a.standby.disk = DataDisk {
+        grown_to_gb: gb,
+        ..DataDisk::default()
+    };
+    rescue::has_room(a, now);
     Reason::DiskGrown
 }

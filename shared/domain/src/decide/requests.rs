@@ -326,8 +326,10 @@ pub(super) fn want_standby(a: &mut Association, now: Timestamp) -> Reason {
 /// The agent learns what to copy when it is bound. A bind that is under way tells it the old wish, so it must not be taken for the new one.
 fn relearn_source(a: &mut Association) {
     let accepted = a.standby.binding == Binding::StaleAndAccepted;
-    // While a restore runs, its own epoch is the next one to be bound.
-    if let Phase::Restoring { .. } = a.phase {
+    // While a restore runs, its own epoch is the next one to be bound; and the agent rescues under the epoch that it knows, while no bind
+    // is under way because the GPU is away.
+    let rescuing = matches!(&a.phase, Phase::Holding(loss) if matches!(loss.rescue, Rescue::Wanted { .. }));
+    if rescuing || matches!(a.phase, Phase::Restoring { .. }) {
         a.standby.binding = Binding::Stale;
     } else {
         a.take_next_epoch();
@@ -360,7 +362,13 @@ pub(super) fn change_policy(a: &mut Association, policy: &Policy, now: Timestamp
                 relearn_source(a);
             }
             a.policy = policy.clone();
-            a.retry.hurry(now);
+            // Elsewhere it would begin a failover, or use up a target.
+            if let Phase::Provisioning | Phase::Seeding | Phase::Protected = a.phase {
+                a.retry.hurry(now);
+            }
+            if let Some(refused) = &mut a.standby.disk.refused {
+                refused.hurry(now);
+            }
             Reason::UserAsked
         }
     }

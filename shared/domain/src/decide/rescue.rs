@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::association::{Association, Copying, Loss, LossCause, Phase, Rescue};
+use crate::association::{Association, Copying, Loss, LossCause, Phase, Rescue, Space};
 use crate::effect::Effect;
 use crate::observed::{AgentReport, BoundTo, Endpoint, GpuSeen, Observed, RescueSeen};
 use crate::problem::{Problem, ProblemKind};
@@ -24,6 +24,9 @@ pub const RESCUE_ATTEMPTS: u8 = 3;
 
 /// Between two attempts: longer than Vast's limit of one such call in 3.5 s, shorter than a beat.
 const PAUSE: Duration = Duration::from_secs(10);
+
+/// After an attempt that found the disk full, unless the disk grows: time for a person to allow it, within [`WINDOW`].
+const PAUSE_WHEN_FULL: Duration = Duration::from_secs(15 * 60);
 
 /// What a loss begins with. A source that halted or that the user stopped is not read behind their back.
 pub(super) fn begin(a: &Association, cause: LossCause, now: Timestamp) -> Rescue {
@@ -80,12 +83,25 @@ pub(super) fn due(a: &Association, endpoint: Endpoint, gpu: &Observed<GpuSeen>, 
     })
 }
 
-pub(super) fn reported(a: &mut Association, report: &AgentReport) -> Reason {
+/// The disk has grown: what waited for room goes on.
+pub(super) fn has_room(a: &mut Association, now: Timestamp) {
+    if let Phase::Holding(loss) = &mut a.phase
+        && let Rescue::Wanted { not_before, .. } = &mut loss.rescue
+    {
+        *not_before = (*not_before).min(now);
+    }
+}
+
+pub(super) fn reported(a: &mut Association, report: &AgentReport, now: Timestamp) -> Reason {
     let ours = report.bound == BoundTo::Epoch(a.epoch);
+    let full = a.standby.disk.space == Space::Short;
     let Phase::Holding(loss) = &mut a.phase else {
         return Reason::Steady;
     };
-    if !ours || !matches!(loss.rescue, Rescue::Wanted { .. }) {
+    let Rescue::Wanted { failures, .. } = loss.rescue else {
+        return Reason::Steady;
+    };
+    if !ours {
         return Reason::Steady;
     }
     let (rescue, reason) = match report.rescue {
@@ -93,6 +109,10 @@ pub(super) fn reported(a: &mut Association, report: &AgentReport) -> Reason {
         RescueSeen::Refused(of) if of == loss.since => (Rescue::Over, Reason::RescueGivenUp),
         RescueSeen::Failed { loss: of, attempts } if of == loss.since && attempts >= RESCUE_ATTEMPTS => {
             (Rescue::Over, Reason::RescueGivenUp)
+        }
+        RescueSeen::Failed { loss: of, .. } if of == loss.since && full => {
+            let not_before = now + PAUSE_WHEN_FULL;
+            (Rescue::Wanted { failures, not_before }, Reason::RetryLater)
         }
         RescueSeen::Idle
         | RescueSeen::Running(_)

@@ -33,14 +33,19 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 const LONGEST_WAIT_TO_BIND: Duration = Duration::from_secs(60);
 
 impl Retry {
+    /// Nothing went wrong so far.
+    pub(super) fn fresh(now: Timestamp) -> Self {
+        Self {
+            failures: 0,
+            not_before: now,
+            problem: String::new(),
+        }
+    }
+
     /// Forgets what went wrong.
     pub(super) fn clear(&mut self, now: Timestamp) {
         if self.failures > 0 || !self.problem.is_empty() {
-            *self = Self {
-                failures: 0,
-                not_before: now,
-                problem: String::new(),
-            };
+            *self = Self::fresh(now);
         }
     }
 
@@ -56,7 +61,7 @@ impl Retry {
     }
 
     /// Remembers what went wrong, and waits longer each time.
-    fn note(&mut self, problem: &Problem, now: Timestamp) {
+    pub(super) fn note(&mut self, problem: &Problem, now: Timestamp) {
         self.failures = self.failures.saturating_add(1);
         let wait = FIRST_WAIT.saturating_mul(1 << (self.failures - 1).min(10));
         self.not_before = now + wait.min(LONGEST_WAIT);
@@ -98,7 +103,7 @@ pub(super) fn agent_reported(a: &mut Association, report: &AgentReport, now: Tim
     match &a.phase {
         Phase::Seeding | Phase::Protected => passes_reported(a, report, now),
         Phase::Restoring { .. } => restore_reported(a, report.restore, now),
-        Phase::Holding(_) => rescue::reported(a, report),
+        Phase::Holding(_) => rescue::reported(a, report, now),
         Phase::Provisioning | Phase::Halted { .. } => Reason::Steady,
         Phase::Releasing { .. } | Phase::Released { .. } => Reason::AlreadyReleased,
     }
@@ -380,12 +385,15 @@ pub(super) fn failed(a: &mut Association, effect: EffectKind, problem: &Problem,
         // Never in the way of what else is tried.
         return rescue::failed(a, problem, now);
     }
-    if effect == EffectKind::Sync {
-        // A pass is asked for at every beat, whatever became of the last one. What does wait must not wait longer for that: a larger disk, or
-        // a wish that the agent has yet to learn, may be what helps.
-        a.retry.problem.clone_from(&problem.detail);
-    } else {
+    if effect == EffectKind::GrowDisk {
+        return grow::refused(a, problem, now);
+    }
+    // A pass is asked for at every beat, whatever became of the last one. What does wait must not wait longer for that: a wish that the
+    // agent has yet to learn may be what helps.
+    if effect != EffectKind::Sync {
         a.retry.note(problem, now);
+    } else if a.retry.failures == 0 {
+        a.retry.problem.clone_from(&problem.detail);
     }
     match (effect, problem.kind) {
         (EffectKind::Bind, ProblemKind::Halted(halt)) => match a.phase {
@@ -398,6 +406,8 @@ pub(super) fn failed(a: &mut Association, effect: EffectKind, problem: &Problem,
                     Reason::Halted(halt),
                     now,
                 );
+                // The halt says it, and nothing is tried again.
+                a.retry.clear(now);
                 Reason::Halted(halt)
             }
             Phase::Holding(_)

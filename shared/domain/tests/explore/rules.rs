@@ -167,10 +167,15 @@ pub(crate) fn aged(mut a: Association, millis: i64) -> Association {
     };
     a.history.clear();
     a.created_at = NOW;
-    a.retry.not_before = past(a.retry.not_before, 0);
-    a.retry.failures = a.retry.failures.min(3);
-    if !a.retry.problem.is_empty() {
-        "something".clone_into(&mut a.retry.problem);
+    for retry in [Some(&mut a.retry), a.standby.disk.refused.as_mut()]
+        .into_iter()
+        .flatten()
+    {
+        retry.not_before = past(retry.not_before, 0);
+        retry.failures = retry.failures.min(3);
+        if !retry.problem.is_empty() {
+            "something".clone_into(&mut retry.problem);
+        }
     }
     a.standby.wanted_until = past(a.standby.wanted_until, 0);
     a.standby.gone_reads = a.standby.gone_reads.min(2);
