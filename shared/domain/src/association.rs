@@ -458,6 +458,16 @@ pub struct RestoreJob {
     pub failed_targets: u8,
 }
 
+impl RestoreJob {
+    /// Whether it ends when the lost GPU runs again: while none was found to restore onto, what is newest is on that one. An older
+    /// recovery point was asked for in spite of what is on it; and while a call may be under way, a GPU may have been rented.
+    #[must_use]
+    pub fn yields_to_a_return(&self, loss: &Loss) -> bool {
+        let nothing_rented = matches!(self.target, Target::ToRent { lease: Lease::Free, .. });
+        nothing_rented && self.point == PointChoice::Latest && loss.cause.heals_by_itself()
+    }
+}
+
 /// Which recovery point is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1926,6 +1926,43 @@ fn a_wish_that_is_changed_during_a_rescue_is_learned_when_the_gpu_is_back() {
 }
 
 #[test]
+fn a_gpu_that_is_back_before_another_was_found_is_copied_again() {
+    use warmspare_domain::decide::needs;
+    let no_offer = Event::RentRefused {
+        epoch: renting().last_epoch,
+        problem: problem(ProblemKind::NoOffer),
+    };
+    let back = looked(sees_gpu(running()));
+    let asked = decide(&renting(), &looked(Seen::NOTHING), t0()).next;
+    assert_eq!(needs(&asked, t0()).gpu, None, "one may have been rented");
+    assert_eq!(decide(&asked, &back, t0()).reason, Reason::Steady);
+    let none_found = after(&asked, &no_offer);
+    assert_eq!(needs(&none_found, t0()).gpu, Some(gpu()));
+    let decision = decide(&none_found, &back, t0());
+    assert_eq!(decision.reason, Reason::GpuCameBack);
+    assert_eq!(decision.next.phase.name(), PhaseName::Protected);
+    assert!(
+        decision.next.epoch > none_found.last_epoch,
+        "the restore's epoch fences off the older one"
+    );
+    assert_eq!(kinds_when_running(&decision.next), [E::Bind]);
+    let reported_failed = change(none_found.clone(), |a| {
+        if let Phase::Restoring { loss, .. } = &mut a.phase {
+            loss.cause = LossCause::ReportedFailed;
+        }
+    });
+    let an_older_point = change(none_found, |a| {
+        if let Phase::Restoring { job, .. } = &mut a.phase {
+            job.point = warmspare_domain::association::PointChoice::Id("20261127T075820.327Z".parse().unwrap());
+        }
+    });
+    for stays in [reported_failed, an_older_point] {
+        assert_eq!(needs(&stays, t0()).gpu, None);
+        assert_eq!(decide(&stays, &back, t0()).next.phase, stays.phase);
+    }
+}
+
+#[test]
 fn a_changed_wish_is_tried_at_once_and_one_that_fails_again_waits_as_before() {
     let wrong = after(&protected(), &wish(|p| p.source_path = "no-such-place".to_owned()));
     let refused = failed_often(wrong, E::Bind, ProblemKind::Invalid);

@@ -45,7 +45,7 @@ pub(super) fn looked(a: &mut Association, seen: &Seen, now: Timestamp) -> Reason
         Phase::Provisioning | Phase::Seeding | Phase::Protected => watched(a, &seen.gpu, now),
         Phase::Halted { .. } => watched(a, &seen.gpu, now),
         Phase::Holding(_) => held(a, &seen.gpu, now),
-        Phase::Restoring { .. } => restoring(a, &seen.target, now),
+        Phase::Restoring { .. } => restoring(a, seen, now),
         Phase::Releasing { .. } | Phase::Released { .. } => Reason::Steady,
     }
 }
@@ -189,18 +189,7 @@ fn held(a: &mut Association, gpu: &Observed<GpuSeen>, now: Timestamp) -> Reason 
     };
     let loss = loss.clone();
     if loss.cause.heals_by_itself() && matches!(gpu, Observed::Present(GpuSeen::Running(_))) {
-        a.watch = crate::association::GpuWatch::CALM;
-        let phase = copying_phase(a);
-        if a.last_epoch > a.epoch {
-            // A restore was tried meanwhile, and its epoch fences off the passes of the older one.
-            a.take_next_epoch();
-        } else if a.standby.binding == Binding::Bound {
-            // Its address may have changed, and so may the list of keys that it lets in.
-            a.standby.binding = Binding::Stale;
-        }
-        a.enter(phase, Reason::GpuCameBack, now);
-        a.retry.clear(now);
-        return Reason::GpuCameBack;
+        return came_back(a, now);
     }
     // Nobody's download is cut off by a date.
     if now.since(loss.since) >= a.policy.retention.duration() && !is_wanted(a, now) {
@@ -229,15 +218,36 @@ fn held(a: &mut Association, gpu: &Observed<GpuSeen>, now: Timestamp) -> Reason 
     }
 }
 
-/// A restore's target: is it still good?
-fn restoring(a: &mut Association, target: &Observed<GpuSeen>, now: Timestamp) -> Reason {
-    let Phase::Restoring { job, .. } = &a.phase else {
+/// The lost GPU runs again: what is on it is copied again.
+fn came_back(a: &mut Association, now: Timestamp) -> Reason {
+    a.watch = crate::association::GpuWatch::CALM;
+    let phase = copying_phase(a);
+    if a.last_epoch > a.epoch {
+        // A restore was tried meanwhile, and its epoch fences off the passes of the older one.
+        a.take_next_epoch();
+    } else if a.standby.binding == Binding::Bound {
+        // Its address may have changed, and so may the list of keys that it lets in.
+        a.standby.binding = Binding::Stale;
+    }
+    a.enter(phase, Reason::GpuCameBack, now);
+    a.retry.clear(now);
+    Reason::GpuCameBack
+}
+
+/// A restore's target: is it still good, and is one needed still?
+fn restoring(a: &mut Association, seen: &Seen, now: Timestamp) -> Reason {
+    let Phase::Restoring { job, loss } = &a.phase else {
         return Reason::Steady;
     };
     let Target::Gpu { since, .. } = job.target else {
-        return Reason::Steady;
+        let back = matches!(seen.gpu, Observed::Present(GpuSeen::Running(_)));
+        return if back && job.yields_to_a_return(loss) {
+            came_back(a, now)
+        } else {
+            Reason::Steady
+        };
     };
-    match target {
+    match &seen.target {
         Observed::Unknown => Reason::Steady,
         Observed::Present(GpuSeen::Running(_)) => {
             a.watch.absent_reads = 0;

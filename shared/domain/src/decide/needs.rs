@@ -61,12 +61,13 @@ pub fn needs(a: &Association, now: Timestamp) -> Needs {
                 ..none
             }
         }
-        Phase::Restoring { job, .. } => {
+        Phase::Restoring { job, loss } => {
             let target = match job.target {
                 Target::ToRent { .. } => None,
                 Target::Gpu { gpu, .. } => Some(gpu),
             };
             Needs {
+                gpu: job.yields_to_a_return(loss).then_some(a.gpu),
                 target,
                 standby: standby_down,
                 ..none

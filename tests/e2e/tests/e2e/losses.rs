@@ -219,6 +219,32 @@ fn a_paused_gpu_that_comes_back_by_itself_is_protected_again() {
 }
 
 #[test]
+fn a_paused_gpu_that_comes_back_before_another_was_found_is_protected_again() {
+    play(failing_over(), |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            stage.cloud.knobs().set_offers(false);
+            stage.cloud.knobs().outbid(gpu, None).expect("the GPU exists");
+            await_view(stage, gpu, "a failover that finds nothing", |view| {
+                view["phase"] == "restoring" && view["health_reasons"].to_string().contains("next attempt after")
+            })
+            .await?;
+            stage.cloud.knobs().outbid_clears(gpu).expect("the GPU exists");
+            await_phase(stage, gpu, &["protected"]).await?;
+            std::fs::write(stage.workspace(gpu)?.join("after.txt"), "back")?;
+            next_point(stage, gpu).await?;
+            assert!(newest_point_directory(stage)?.join("after.txt").is_file());
+            // What would fit now is not wanted any more.
+            stage.cloud.knobs().set_offers(true);
+            next_point(stage, gpu).await?;
+            let view = stage.view(gpu).await?;
+            assert_eq!((&view["phase"], &view["superseded"]), (&json!("protected"), &json!([])));
+            Ok(())
+        })
+    });
+}
+
+#[test]
 fn a_paused_gpu_that_comes_back_after_its_data_moved_never_writes_to_the_standby() {
     play(failing_over(), |stage| {
         Box::pin(async {
