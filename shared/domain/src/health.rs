@@ -157,7 +157,8 @@ fn note_phase(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp, no
         Phase::Protected if a.copying == Copying::Off => (Grade::Degraded, "copying was stopped by you".to_owned()),
         Phase::Protected if matches!(a.standby.link, Link::Lost(_)) => (
             Grade::Degraded,
-            "the standby does not answer (preempted?); it is started again, its disk is kept".to_owned(),
+            "the standby does not answer; if it was stopped (preempted?) it is started again, its disk is kept"
+                .to_owned(),
         ),
         Phase::Protected | Phase::Released { .. } => return,
         Phase::Provisioning => (

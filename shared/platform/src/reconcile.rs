@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, info, info_span, warn};
-use warmspare_domain::association::{Association, Phase, PhaseName};
+use warmspare_domain::association::{Association, Link, Phase, PhaseName};
 use warmspare_domain::decide::{Decision, decide, needs};
 use warmspare_domain::event::Event;
 use warmspare_domain::ids::{AssociationId, Deployment, GpuId};
@@ -225,6 +225,8 @@ impl Reconciler {
             Err(StoreError::Conflict(_)) => return Ok(true),
             Err(error) => return Err(error),
         };
+        let was_silent = matches!(read.association.standby.link, Link::Lost(_));
+        let mut still_silent = false;
         let mut changed = decision.next.phase.name() != read.association.phase.name();
         for effect in &decision.effects {
             if self.is_closing() {
@@ -232,10 +234,12 @@ impl Reconciler {
                 return Ok(false);
             }
             for event in self.act(&decision.next, effect).await {
+                still_silent |= was_silent && event == Event::StandbyUnreachable;
                 changed |= self.apply(id, &event).await?.is_some_and(|applied| applied.changed);
             }
         }
-        Ok(changed)
+        // Another round would wait as long for nothing, and whoever beats many waits for this one.
+        Ok(changed && !still_silent)
     }
 
     /// Drives these associations, many at a time; what they need of the GPUs' provider is asked for once.
