@@ -395,6 +395,10 @@ pub(super) fn failed(a: &mut Association, effect: EffectKind, problem: &Problem,
     } else if a.retry.failures == 0 {
         a.retry.problem.clone_from(&problem.detail);
     }
+    if effect == EffectKind::Bind {
+        // Every minute without copying is a minute that may be lost, also after rsync was installed on the GPU, say.
+        a.retry.not_before = a.retry.not_before.min(now + LONGEST_WAIT_TO_BIND);
+    }
     match (effect, problem.kind) {
         (EffectKind::Bind, ProblemKind::Halted(halt)) => match a.phase {
             Phase::Provisioning | Phase::Seeding | Phase::Protected => {
@@ -418,8 +422,6 @@ pub(super) fn failed(a: &mut Association, effect: EffectKind, problem: &Problem,
         },
         (EffectKind::Bind, ProblemKind::Unreachable) => {
             a.watch.trust = Trust::Doubted;
-            // Every minute without copying is a minute that may be lost.
-            a.retry.not_before = a.retry.not_before.min(now + LONGEST_WAIT_TO_BIND);
             Reason::RetryLater
         }
         (EffectKind::Bind, ProblemKind::StaleEpoch) => Reason::Fenced,

@@ -132,9 +132,12 @@ impl Reconciler {
         accept: Accept,
     ) -> Vec<Event> {
         let kind = EffectKind::Bind;
-        if let Err(events) = self.let_in(kind, endpoint, gpu).await {
-            return events;
-        }
+        let public_key = match self.public_key(kind, endpoint).await {
+            Ok(public_key) => public_key,
+            Err(events) => return events,
+        };
+        // A key that is in already is all that copying needs: a provider that does not answer must not hold it up.
+        let not_let_in = self.world.gpus.attach_key(gpu, &public_key).await.err();
         let request = Bind {
             association: a.id,
             epoch,
@@ -157,20 +160,28 @@ impl Reconciler {
                 self.note(a, &status);
                 vec![Event::Bound { epoch }]
             }
+            Ok(Outcome::Refused(refusal)) if refusal.kind == RefusalKind::KeyRefused && not_let_in.is_some() => {
+                not_let_in.iter().map(|error| failed(kind, error)).collect()
+            }
             Ok(Outcome::Refused(refusal)) => self.refused(a, kind, endpoint, &refusal).await,
             Ok(other) => vec![out_of_protocol(kind, &other)],
             Err(error) => agent_failed(kind, &error),
         }
     }
 
-    /// Lets the standby's key into a GPU. The private half never leaves the standby.
+    /// The public half of the standby's key. The private one never leaves the standby.
+    async fn public_key(&self, kind: EffectKind, endpoint: &Endpoint) -> Result<String, Vec<Event>> {
+        match self.call(endpoint, Request::Prepare).await {
+            Ok(Outcome::Prepared { public_key }) => Ok(public_key),
+            Ok(Outcome::Refused(refusal)) => Err(vec![problem_event(kind, problem_of(&refusal, None))]),
+            Ok(other) => Err(vec![out_of_protocol(kind, &other)]),
+            Err(error) => Err(agent_failed(kind, &error)),
+        }
+    }
+
+    /// Lets the standby's key into a GPU.
     pub(super) async fn let_in(&self, kind: EffectKind, endpoint: &Endpoint, gpu: GpuId) -> Result<(), Vec<Event>> {
-        let public_key = match self.call(endpoint, Request::Prepare).await {
-            Ok(Outcome::Prepared { public_key }) => public_key,
-            Ok(Outcome::Refused(refusal)) => return Err(vec![problem_event(kind, problem_of(&refusal, None))]),
-            Ok(other) => return Err(vec![out_of_protocol(kind, &other)]),
-            Err(error) => return Err(agent_failed(kind, &error)),
-        };
+        let public_key = self.public_key(kind, endpoint).await?;
         self.world
             .gpus
             .attach_key(gpu, &public_key)

@@ -342,6 +342,36 @@ fn errors_of_a_provider_are_never_a_loss() {
 }
 
 #[test]
+fn a_key_that_is_in_needs_no_provider_to_go_on_copying() {
+    use simcloud::{Fault, FaultAction};
+    play(fast(), |stage| {
+        Box::pin(async {
+            let gpu = protected_gpu(stage).await?;
+            let refused =
+                Fault::once("POST", "/api/v0/instances/*/ssh/", FaultAction::Status { code: 500 }).times(1000);
+            stage.cloud.inject(refused);
+            let path = format!("/v1/associations/{gpu}");
+            let wish = json!({"excludes": ["*.tmp"]});
+            let (status, answer) = stage.api(reqwest::Method::PATCH, &path, Some(wish)).await?;
+            assert!(status.is_success(), "{answer}");
+            std::fs::write(stage.workspace(gpu)?.join("left-out.tmp"), "1")?;
+            std::fs::write(stage.workspace(gpu)?.join("copied.txt"), "1")?;
+            until("the wish is followed", async || {
+                Ok(newest_point_directory(stage)?.join("copied.txt").is_file())
+            })
+            .await?;
+            assert!(!newest_point_directory(stage)?.join("left-out.tmp").exists());
+            let asked = stage.cloud.requests();
+            let tried = asked
+                .iter()
+                .filter(|request| request.method == "POST" && request.path.ends_with("/ssh/"));
+            assert!(tried.count() >= 2, "the fault was never met");
+            Ok(())
+        })
+    });
+}
+
+#[test]
 fn nothing_saved_yet_is_said_when_the_gpu_goes_early() {
     play(fast(), |stage| {
         Box::pin(async {
