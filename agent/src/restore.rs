@@ -159,6 +159,7 @@ pub fn activity(dir: &DataDir, job: RestoreFile) -> Result<RestoreActivity, Agen
                     epoch: job.epoch,
                     at: clock::now(),
                     message: AgentError::Interrupted("the restore was killed; ask for it again".into()).message(),
+                    not_ready: false,
                 });
             }
             RestoreActivity::Running {
@@ -186,10 +187,11 @@ pub fn activity(dir: &DataDir, job: RestoreFile) -> Result<RestoreActivity, Agen
                 bytes,
             }
         }
-        RestoreStage::Failed { at, message } => RestoreActivity::Failed {
+        RestoreStage::Failed { at, message, not_ready } => RestoreActivity::Failed {
             epoch: job.epoch,
             at,
             message,
+            not_ready,
         },
     })
 }
@@ -220,6 +222,12 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
                 RestoreStage::Failed {
                     at: clock::now(),
                     message: error.message(),
+                    not_ready: matches!(
+                        error,
+                        AgentError::Unreachable { .. }
+                            | AgentError::KeyRefused { .. }
+                            | AgentError::ProgramMissing { .. }
+                    ),
                 }
             }
         };
@@ -490,6 +498,7 @@ mod tests {
         let failed = RestoreStage::Failed {
             at: clock::now(),
             message: "cannot reach 203.0.113.7".into(),
+            not_ready: true,
         };
         let told = |stored: &RestoreFile| {
             dir.save_restore_file(stored).unwrap();

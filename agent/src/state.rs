@@ -260,6 +260,9 @@ pub enum RestoreStage {
         at: Timestamp,
         /// For a person.
         message: String,
+        /// See [`warmspare_wire::agent::RestoreActivity::Failed`].
+        #[serde(default)]
+        not_ready: bool,
     },
 }
 

@@ -139,10 +139,10 @@ fn a_target_that_goes_away_fails_the_job_and_a_repeated_call_resumes_it() {
     target.wait_until_held();
     target.halt();
     let failed = eventually("the job failed", || match standby.status().restore {
-        RestoreActivity::Failed { message, .. } => Some(message),
+        RestoreActivity::Failed { message, not_ready, .. } => Some((message, not_ready)),
         RestoreActivity::Never | RestoreActivity::Running { .. } | RestoreActivity::Verified { .. } => None,
     });
-    assert!(failed.contains("cannot reach"), "{failed}");
+    assert!(failed.0.contains("cannot reach") && failed.1, "{failed:?}");
     target.release();
     target.boot();
     verified(&standby.restore(&target, second));

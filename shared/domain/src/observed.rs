@@ -180,6 +180,8 @@ pub enum RestoreSeen {
     Verified(Epoch),
     /// Ended without success.
     Failed(Epoch),
+    /// Ended because the target did not let the standby in, or lacks a program: it may be starting still.
+    NotReady(Epoch),
 }
 
 /// The last rescue on the standby. Each names the loss it was for.

@@ -310,7 +310,10 @@ fn highest_epoch(remains: &Remains, found: &StandbyRemains) -> Epoch {
     };
     let restore = match found.report.restore {
         RestoreSeen::Idle => Epoch::FIRST,
-        RestoreSeen::Running(epoch) | RestoreSeen::Verified(epoch) | RestoreSeen::Failed(epoch) => epoch,
+        RestoreSeen::Running(epoch)
+        | RestoreSeen::Verified(epoch)
+        | RestoreSeen::Failed(epoch)
+        | RestoreSeen::NotReady(epoch) => epoch,
     };
     let rented = remains.rentals.iter().map(|rental| rental.epoch).max();
     bound.max(restore).max(rented.unwrap_or(Epoch::FIRST))

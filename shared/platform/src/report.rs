@@ -46,6 +46,9 @@ pub fn agent(status: &Status) -> AgentReport {
             RestoreActivity::Never => RestoreSeen::Idle,
             RestoreActivity::Running { epoch, .. } => RestoreSeen::Running(*epoch),
             RestoreActivity::Verified { epoch, .. } => RestoreSeen::Verified(*epoch),
+            RestoreActivity::Failed {
+                epoch, not_ready: true, ..
+            } => RestoreSeen::NotReady(*epoch),
             RestoreActivity::Failed { epoch, .. } => RestoreSeen::Failed(*epoch),
         },
         disk: disk(status),

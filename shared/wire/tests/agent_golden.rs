@@ -267,6 +267,7 @@ fn answers() -> Vec<Answer> {
             epoch: Epoch::FIRST.next(),
             at: AT,
             message: "cannot reach 203.0.113.7".into(),
+            not_ready: false,
         }),
         rescued(RescueActivity::Failed {
             loss: AT,

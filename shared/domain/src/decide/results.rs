@@ -29,8 +29,8 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 /// The longest wait between two attempts: a user who tops up an account or raises a quota should not wait longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 
-/// The longest wait between two attempts to bind: two beats, the lag that is promised anyway.
-const LONGEST_WAIT_TO_BIND: Duration = Duration::from_secs(60);
+/// The longest wait between two attempts to be let in by a GPU: two beats, the lag that is promised anyway.
+const LONGEST_WAIT_FOR_A_GPU: Duration = Duration::from_secs(60);
 
 impl Retry {
     /// Nothing went wrong so far.
@@ -172,13 +172,22 @@ fn restore_reported(a: &mut Association, restore: RestoreSeen, now: Timestamp) -
             Reason::RestoreVerified
         }
         RestoreSeen::Failed(failed) if failed == epoch => restore_failed(a, now),
+        RestoreSeen::NotReady(waiting) if waiting == epoch => {
+            let problem = Problem {
+                kind: ProblemKind::Unreachable,
+                detail: "the new GPU does not let the standby in yet, or has no rsync".to_owned(),
+            };
+            failed(a, EffectKind::Restore, &problem, now)
+        }
         RestoreSeen::Running(running) if running == epoch && a.retry.is_due(now) => {
             a.retry.clear(now);
             Reason::Steady
         }
-        RestoreSeen::Idle | RestoreSeen::Running(_) | RestoreSeen::Verified(_) | RestoreSeen::Failed(_) => {
-            Reason::Steady
-        }
+        RestoreSeen::Idle
+        | RestoreSeen::Running(_)
+        | RestoreSeen::Verified(_)
+        | RestoreSeen::Failed(_)
+        | RestoreSeen::NotReady(_) => Reason::Steady,
     }
 }
 
@@ -395,9 +404,10 @@ pub(super) fn failed(a: &mut Association, effect: EffectKind, problem: &Problem,
     } else if a.retry.failures == 0 {
         a.retry.problem.clone_from(&problem.detail);
     }
-    if effect == EffectKind::Bind {
-        // Every minute without copying is a minute that may be lost, also after rsync was installed on the GPU, say.
-        a.retry.not_before = a.retry.not_before.min(now + LONGEST_WAIT_TO_BIND);
+    // Every minute without copying is a minute that may be lost, also after rsync was installed on the GPU, say; and a new GPU is paid.
+    let starting = effect == EffectKind::Restore && problem.kind == ProblemKind::Unreachable;
+    if effect == EffectKind::Bind || starting {
+        a.retry.not_before = a.retry.not_before.min(now + LONGEST_WAIT_FOR_A_GPU);
     }
     match (effect, problem.kind) {
         (EffectKind::Bind, ProblemKind::Halted(halt)) => match a.phase {

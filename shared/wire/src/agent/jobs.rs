@@ -53,6 +53,9 @@ pub enum RestoreActivity {
         at: Timestamp,
         /// For a person.
         message: String,
+        /// The target did not let the standby in, or has no rsync: it may be starting still.
+        #[serde(default, skip_serializing_if = "is_default")]
+        not_ready: bool,
     },
 }
 
