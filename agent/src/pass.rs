@@ -5,6 +5,7 @@ mod conclude;
 mod dirty;
 mod full_scan;
 mod handed;
+mod room;
 mod seeding;
 
 use std::cell::Cell;

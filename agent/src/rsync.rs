@@ -81,14 +81,14 @@ impl Transfer {
         Self::from_a_gpu(machine.rsync_shell(), filters).ends(remote(machine, source_path), with_slash(into))
     }
 
-    /// Deletes here what is not on the machine any more, or is left out by now, with the beginnings of files that broke off; brings
-    /// nothing. Where the machine cannot read everything, nothing is deleted.
+    /// Deletes here what is not on the machine any more, or is left out by now, but nothing of what the machine cannot read; brings nothing.
     #[must_use]
     pub fn clear_away(machine: &Machine, source_path: &str, filters: &[String], into: &Path) -> Self {
         let mut transfer = Self::from_a_gpu(machine.rsync_shell(), filters);
         transfer.push("--delete");
         transfer.push("--delete-excluded");
         transfer.push("--no-ignore-errors");
+        transfer.push(format!("--filter=P {PARTIAL}/"));
         transfer.push("--existing");
         transfer.push("--ignore-existing");
         transfer.ends(remote(machine, source_path), with_slash(into))

@@ -146,6 +146,22 @@ pub fn clear_partials(tree: &Path) -> io::Result<()> {
     })
 }
 
+/// Removes what transfers that broke off left beside other files than those to `keep`, which are named by where they will lie.
+///
+/// # Errors
+/// When a directory cannot be read or changed.
+pub fn retain_partials(tree: &Path, keep: &impl Fn(&Path) -> bool) -> io::Result<()> {
+    walk(tree, &mut |found| {
+        let room = found.path.parent().filter(|place| place.ends_with(PARTIAL));
+        let of = room.and_then(Path::parent).map(|place| place.join(found.name()));
+        if of.is_some_and(|of| !keep(&of)) {
+            take_out(found)?;
+            return Ok(Walk::Pass);
+        }
+        Ok(Walk::Enter)
+    })
+}
+
 /// Removes a tree, also one with directories that even their owner may not change.
 ///
 /// # Errors

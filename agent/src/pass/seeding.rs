@@ -5,9 +5,10 @@
 use std::path::PathBuf;
 
 use warmspare_domain::units::Bytes;
-use warmspare_wire::agent::{PassFailureKind, Progress};
+use warmspare_wire::agent::Progress;
 
 use super::Pass;
+use super::room::give_up_beginnings;
 use crate::changes;
 use crate::error::AgentError;
 use crate::incoming::{Incoming, Start};
@@ -119,19 +120,26 @@ impl Listed {
     }
 }
 
+fn name_of(line: &[u8]) -> Option<PathBuf> {
+    tree::below(line.splitn(4, |byte| *byte == b' ').nth(3)?, &[])
+}
+
 impl Pass<'_> {
     /// Fetches what a person named, then code and configuration, then large files, the newest first, then everything but caches.
     pub(super) fn seed(&mut self, incoming: &mut Incoming) -> Result<Tally, AgentError> {
         let mut seeded = Tally::default();
-        if self.waits_for_room()? {
-            if incoming.start == Start::Resumed {
-                let path = &self.binding.bind.source_path;
-                let gone = Transfer::clear_away(&self.machine, path, &self.binding.filters(), &incoming.path);
-                self.pull(&gone, |_| Ok(()))?;
+        let makes_room = self.waits_for_room()?;
+        if makes_room {
+            self.give_up_what_is_gone(incoming)?;
+        }
+        let listed = self.pull(&self.listing(incoming), |_| Ok(()))?;
+        if makes_room {
+            let named = &listed.tally.named;
+            if named.len() < MOST_NAMED {
+                give_up_beginnings(incoming, &named.iter().filter_map(|(line, _)| name_of(line)).collect())?;
             }
             reserve::take(self.dir)?;
         }
-        let listed = self.pull(&self.listing(incoming), |_| Ok(()))?;
         let Some(totals) = listed.tally.totals else {
             return Ok(seeded);
         };
@@ -172,13 +180,6 @@ impl Pass<'_> {
         }
         self.begin_part(incoming, backlog, Part::All)?;
         Ok(seeded)
-    }
-
-    /// Whether this is a first pass that found the disk full. What arrived of it and is not on the GPU any more, or is left out by now,
-    /// keeps out what is, and goes. Only then: as long as there is room, it may be the last copy.
-    pub(super) fn waits_for_room(&self) -> Result<bool, AgentError> {
-        let failure = self.dir.state()?.last_failure;
-        Ok(self.base.is_none() && failure.is_some_and(|failure| failure.kind == PassFailureKind::DiskFull))
     }
 
     fn part(

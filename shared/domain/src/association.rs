@@ -328,6 +328,9 @@ pub enum Rescue {
         failures: u8,
         /// Not before this instant.
         not_before: Timestamp,
+        /// Attempts of which the agent told that they failed; it tells of each more than once.
+        #[serde(default)]
+        told: u8,
     },
     /// Everything that the disk held was fetched.
     Complete,

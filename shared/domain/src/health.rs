@@ -105,7 +105,10 @@ pub fn health(a: &Association, heartbeat: Option<&Heartbeat>, now: Timestamp) ->
         );
         notes.push((Grade::Bad, text));
     }
-    if let Some(refused) = &a.standby.disk.refused {
+    if let Some(refused) = &a.standby.disk.refused
+        && a.standby.disk.space == Space::Short
+        && !matches!(a.phase, Phase::Releasing { .. } | Phase::Released { .. })
+    {
         let (grade, text) = stuck(refused, now);
         notes.push((grade, format!("the standby's disk could not be enlarged: {text}")));
     }
@@ -227,6 +230,9 @@ fn rescue_words(loss: &Loss, heartbeat: Option<&Heartbeat>, now: Timestamp) -> S
         (Rescue::Over, None) => String::new(),
         (Rescue::Wanted { .. }, _) if now.since(loss.since) >= RESCUE_WINDOW => {
             "; what was written after the last pass is on its disk only, which could not be read in an hour".to_owned()
+        }
+        (Rescue::Wanted { not_before, .. }, _) if now < not_before => {
+            format!("; what was written after the last pass is on its disk only, and is fetched after {not_before}")
         }
         (Rescue::Wanted { .. }, _) => "; its last changes are being fetched from its disk".to_owned(),
         (Rescue::Complete, _) => "; everything that was on its disk was fetched".to_owned(),

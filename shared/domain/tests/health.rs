@@ -161,6 +161,7 @@ fn a_rescue_that_never_began_is_said_with_its_reason() {
         loss.rescue = Rescue::Wanted {
             failures: 0,
             not_before: t0(),
+            told: 0,
         };
     }
     let says = |a: &Association, after| health(a, None, t0() + after).reasons[0].clone();

@@ -1829,18 +1829,18 @@ fn a_paused_gpus_disk_is_read_before_a_replacement_is_rented_and_holds_nothing_u
 #[test]
 fn a_disk_that_is_full_grows_for_what_is_rescued_and_then_it_is_fetched() {
     let looked_at = looked(sees_gpu(paused()));
+    let failed_once = || AgentReport {
+        rescue: RescueSeen::Failed {
+            loss: t0(),
+            attempts: 1,
+        },
+        disk: DiskSeen::Short { total_gb: 100 },
+        ..pulling()
+    };
     let lost = |cap| {
         let capped = with_policy(doubted(protected()), |policy| policy.max_disk_gb = cap);
         let announced = after(&capped, &Event::OutbidAnnounced { gpu: gpu() });
-        let failed = AgentReport {
-            rescue: RescueSeen::Failed {
-                loss: t0(),
-                attempts: 1,
-            },
-            disk: DiskSeen::Short { total_gb: 100 },
-            ..pulling()
-        };
-        after(&after(&announced, &looked_at), &reported(failed))
+        after(&after(&announced, &looked_at), &reported(failed_once()))
     };
     let kinds = |a: &Association| -> Vec<E> {
         decide(a, &looked_at, t0())
@@ -1856,6 +1856,13 @@ fn a_disk_that_is_full_grows_for_what_is_rescued_and_then_it_is_fetched() {
     assert_eq!(kinds(&lost(200)), [E::GrowDisk]);
     let grown = after(&lost(200), &Event::DiskGrown { attempt: 1, gb: 150 });
     assert_eq!(kinds(&grown), [E::Rescue]);
+    let told_again = decide(
+        &lost(0),
+        &reported(failed_once()),
+        t0() + std::time::Duration::from_secs(600),
+    )
+    .next;
+    assert_eq!(told_again, lost(0), "it tells of each attempt more than once");
     let allowed = after(&lost(0), &wish(|policy| policy.max_disk_gb = 200));
     assert_eq!(kinds(&allowed), [E::GrowDisk], "a person allowed it in time");
     // Nobody pays for a larger disk where nothing is fetched any more.
@@ -1934,8 +1941,13 @@ fn a_disk_that_may_not_be_enlarged_keeps_nothing_else_waiting() {
     ));
     let corrected = after(&pulled, &wish(|p| p.max_disk_gb = 400));
     assert_eq!(kinds_when_running(&corrected), [E::Sync, E::GrowDisk]);
-    let room = after(&pulled, &reported(pulling()));
-    assert_eq!(room.standby.disk, warmspare_domain::association::DataDisk::default());
+    // A pass under way says nothing of the disk, and its end does not begin the waiting anew.
+    let under_way = after(&pulled, &reported(pulling()));
+    let told = warmspare_domain::health::health(&under_way, None, t0())
+        .reasons
+        .join(" ");
+    assert!(!told.contains("could not be enlarged"), "{told}");
+    assert_eq!(kinds_when_running(&after(&under_way, &full)), [E::Sync]);
 }
 
 #[test]
@@ -1978,12 +1990,18 @@ fn a_gpu_that_is_back_before_another_was_found_is_copied_again() {
             loss.cause = LossCause::ReportedFailed;
         }
     });
-    let an_older_point = change(none_found, |a| {
+    let an_older_point = change(none_found.clone(), |a| {
         if let Phase::Restoring { job, .. } = &mut a.phase {
             job.point = warmspare_domain::association::PointChoice::Id("20261127T075820.327Z".parse().unwrap());
         }
     });
-    for stays in [reported_failed, an_older_point] {
+    let told_by_a_tool = after(
+        &none_found,
+        &Event::GpuFailedReported {
+            subject: Subject::Gpu(gpu()),
+        },
+    );
+    for stays in [reported_failed, an_older_point, told_by_a_tool] {
         assert_eq!(needs(&stays, t0()).gpu, None);
         assert_eq!(decide(&stays, &back, t0()).next.phase, stays.phase);
     }

@@ -34,17 +34,13 @@ impl Association {
 
 /// Takes in what the agent says of its disk. One that has not yet taken up the last growth is not short: it is growing.
 pub(super) fn reported(a: &mut Association, disk: DiskSeen) {
-    let space = match disk {
+    a.standby.disk.space = match disk {
         DiskSeen::Fine => Space::Enough,
         DiskSeen::Short { total_gb } if u64::from(total_gb) * 100 >= u64::from(a.disk_gb()) * COVERED_PERCENT => {
             Space::Short
         }
         DiskSeen::Short { .. } => Space::Enough,
     };
-    a.standby.disk.space = space;
-    if space == Space::Enough {
-        a.standby.disk.refused = None;
-    }
 }
 
 pub(super) fn due(a: &Association, now: Timestamp) -> Option<Effect> {
@@ -72,6 +68,6 @@ pub(super) fn grown(a: &mut Association, attempt: u16, gb: u32, now: Timestamp) 
         grown_to_gb: gb,
         ..DataDisk::default()
     };
-    rescue::has_room(a, now);
+    rescue::room_was_made(a, now);
     Reason::DiskGrown
 }

@@ -70,7 +70,7 @@ fn declare_lost(a: &mut Association, subject: Subject, cause: LossCause, now: Ti
     match &mut a.phase {
         Phase::Provisioning | Phase::Seeding | Phase::Protected | Phase::Halted { .. } => lose(a, cause, now),
         // What a tool declares outranks what we inferred: it no longer heals by itself.
-        Phase::Holding(loss) if loss.cause.heals_by_itself() => {
+        Phase::Holding(loss) | Phase::Restoring { loss, .. } if loss.cause.heals_by_itself() => {
             loss.cause = cause;
             Reason::GpuLost(cause)
         }
@@ -326,8 +326,8 @@ pub(super) fn want_standby(a: &mut Association, now: Timestamp) -> Reason {
 /// The agent learns what to copy when it is bound. A bind that is under way tells it the old wish, so it must not be taken for the new one.
 fn relearn_source(a: &mut Association) {
     let accepted = a.standby.binding == Binding::StaleAndAccepted;
-    // While a restore runs, its own epoch is the next one to be bound; and the agent rescues under the epoch that it knows, while no bind
-    // is under way because the GPU is away.
+    // While a restore runs, its own epoch is the next one to be bound. And the agent rescues under the epoch that it knows; a bind that was
+    // under way when the GPU was lost does not count any more.
     let rescuing = matches!(&a.phase, Phase::Holding(loss) if matches!(loss.rescue, Rescue::Wanted { .. }));
     if rescuing || matches!(a.phase, Phase::Restoring { .. }) {
         a.standby.binding = Binding::Stale;

@@ -35,6 +35,7 @@ pub(super) fn begin(a: &Association, cause: LossCause, now: Timestamp) -> Rescue
         Rescue::Wanted {
             failures: 0,
             not_before: now,
+            told: 0,
         }
     } else {
         Rescue::Over
@@ -55,7 +56,9 @@ pub(super) fn comes_first(a: &Association, loss: &Loss, gpu: &Observed<GpuSeen>,
         Observed::Present(GpuSeen::Paused(_)) | Observed::Unknown => true,
         Observed::Present(GpuSeen::Running(_) | GpuSeen::Starting | GpuSeen::Dark) | Observed::Absent => false,
     };
-    promising && is_wanted(a, now) && now.since(loss.since) < HOLDS_UP_FAILOVER
+    let until = loss.since + HOLDS_UP_FAILOVER;
+    let soon = matches!(loss.rescue, Rescue::Wanted { not_before, .. } if not_before < until);
+    promising && soon && is_wanted(a, now) && now < until
 }
 
 /// The loss with which a restore begins: from here the disk is the past.
@@ -84,7 +87,7 @@ pub(super) fn due(a: &Association, endpoint: Endpoint, gpu: &Observed<GpuSeen>, 
 }
 
 /// The disk has grown: what waited for room goes on.
-pub(super) fn has_room(a: &mut Association, now: Timestamp) {
+pub(super) fn room_was_made(a: &mut Association, now: Timestamp) {
     if let Phase::Holding(loss) = &mut a.phase
         && let Rescue::Wanted { not_before, .. } = &mut loss.rescue
     {
@@ -98,7 +101,7 @@ pub(super) fn reported(a: &mut Association, report: &AgentReport, now: Timestamp
     let Phase::Holding(loss) = &mut a.phase else {
         return Reason::Steady;
     };
-    let Rescue::Wanted { failures, .. } = loss.rescue else {
+    let Rescue::Wanted { failures, told, .. } = loss.rescue else {
         return Reason::Steady;
     };
     if !ours {
@@ -110,10 +113,14 @@ pub(super) fn reported(a: &mut Association, report: &AgentReport, now: Timestamp
         RescueSeen::Failed { loss: of, attempts } if of == loss.since && attempts >= RESCUE_ATTEMPTS => {
             (Rescue::Over, Reason::RescueGivenUp)
         }
-        RescueSeen::Failed { loss: of, .. } if of == loss.since && full => {
-            let not_before = now + PAUSE_WHEN_FULL;
-            (Rescue::Wanted { failures, not_before }, Reason::RetryLater)
-        }
+        RescueSeen::Failed { loss: of, attempts } if of == loss.since && attempts > told && full => (
+            Rescue::Wanted {
+                failures,
+                not_before: now + PAUSE_WHEN_FULL,
+                told: attempts,
+            },
+            Reason::RetryLater,
+        ),
         RescueSeen::Idle
         | RescueSeen::Running(_)
         | RescueSeen::Complete(_)
@@ -128,7 +135,7 @@ pub(super) fn failed(a: &mut Association, problem: &Problem, now: Timestamp) -> 
     let Phase::Holding(loss) = &mut a.phase else {
         return Reason::NotNow;
     };
-    let Rescue::Wanted { failures, .. } = loss.rescue else {
+    let Rescue::Wanted { failures, told, .. } = loss.rescue else {
         return Reason::AlreadySo;
     };
     let for_good = match problem.kind {
@@ -154,6 +161,7 @@ pub(super) fn failed(a: &mut Association, problem: &Problem, now: Timestamp) -> 
     loss.rescue = Rescue::Wanted {
         failures,
         not_before: now + PAUSE,
+        told,
     };
     Reason::RetryLater
 }

@@ -175,7 +175,7 @@ fn restore_reported(a: &mut Association, restore: RestoreSeen, now: Timestamp) -
         RestoreSeen::NotReady(waiting) if waiting == epoch => {
             let problem = Problem {
                 kind: ProblemKind::Unreachable,
-                detail: "the new GPU does not let the standby in yet, or has no rsync".to_owned(),
+                detail: "the new GPU cannot be reached, does not let the standby in yet, or has no rsync".to_owned(),
             };
             failed(a, EffectKind::Restore, &problem, now)
         }

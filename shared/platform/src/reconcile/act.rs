@@ -137,7 +137,13 @@ impl Reconciler {
             Err(events) => return events,
         };
         // A key that is in already is all that copying needs: a provider that does not answer must not hold it up.
-        let not_let_in = self.world.gpus.attach_key(gpu, &public_key).await.err();
+        let let_in = self.world.gpus.attach_key(gpu, &public_key).await;
+        if let Err(error) = &let_in {
+            warn!(
+                error = report::chain(error),
+                "the GPU's provider took no key; perhaps it is in already"
+            );
+        }
         let request = Bind {
             association: a.id,
             epoch,
@@ -160,10 +166,13 @@ impl Reconciler {
                 self.note(a, &status);
                 vec![Event::Bound { epoch }]
             }
-            Ok(Outcome::Refused(refusal)) if refusal.kind == RefusalKind::KeyRefused && not_let_in.is_some() => {
-                not_let_in.iter().map(|error| failed(kind, error)).collect()
+            Ok(Outcome::Refused(mut refusal)) => {
+                let closed = matches!(refusal.kind, RefusalKind::KeyRefused | RefusalKind::Unreachable);
+                if let (true, Err(error)) = (closed, &let_in) {
+                    refusal.message = format!("{} ({})", refusal.message, report::chain(error));
+                }
+                self.refused(a, kind, endpoint, &refusal).await
             }
-            Ok(Outcome::Refused(refusal)) => self.refused(a, kind, endpoint, &refusal).await,
             Ok(other) => vec![out_of_protocol(kind, &other)],
             Err(error) => agent_failed(kind, &error),
         }
