@@ -8,7 +8,7 @@ use warmspare_wire::agent::{Answer, Call, Outcome, Request, SCHEMA};
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
 use crate::status::{recovery_points, status};
-use crate::{bind, compare, download, identity, process, put_back, rescue, restore, sync};
+use crate::{bind, compare, download, identity, process, put_back, rescue, restore, space, sync};
 
 /// No call is longer: what is, is not one of ours.
 const LONGEST: u64 = 1 << 20;
@@ -36,7 +36,14 @@ pub fn answer(data: &Path, request: &Request) -> Answer {
             // The next call tries again; a permission that is over is refused by itself.
             process::log(&error.message());
         }
-        perform(&dir, request)
+        match perform(&dir, request) {
+            // What would help, a larger disk or another wish, must not fail for want of a few bytes.
+            Err(AgentError::DiskFull) => {
+                space::leave_words(&dir);
+                perform(&dir, request)
+            }
+            outcome => outcome,
+        }
     });
     match outcome {
         Ok(outcome) => Answer::new(outcome),

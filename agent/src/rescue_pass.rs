@@ -16,7 +16,6 @@ use crate::incoming::{self, Incoming, Scope};
 use crate::marker::{Content, MarkerFound, Tree};
 use crate::module;
 use crate::pass::start_after;
-use crate::process;
 use crate::recovery_points;
 use crate::reserve;
 use crate::rsync::{Transfer, Transferred};
@@ -47,9 +46,7 @@ impl<'a> RescuePass<'a> {
         bind::check_current(dir, &binding, request.epoch)?;
         dir.remove_torn_writes();
         recovery_points::clear_leftovers(dir)?;
-        if let Err(error) = space::follow_device(dir) {
-            process::log(&error.message());
-        }
+        space::leave_words(dir);
         let machine = Machine::hosting(dir, &request.host, binding.association(), binding.epoch())?;
         let base = recovery_points::list(dir)?.pop();
         if let Some(killed) = dir.pass_under_way() {

@@ -7,21 +7,28 @@ use rustix::fs::FallocateFlags;
 
 use crate::data_dir::DataDir;
 use crate::error::AgentError;
+use crate::space;
 
 /// Enough for every file that the agent writes about itself, many times over.
-const SIZE: u64 = 4 << 20;
+pub const SIZE: u64 = 4 << 20;
 
 fn path(dir: &DataDir) -> PathBuf {
     dir.file("reserve")
 }
 
-/// Takes the reserve, unless it is taken.
+/// Takes the reserve, unless it is taken. Gives it up where not as much is free beside it: nothing should begin that cannot be told of.
 ///
 /// # Errors
 /// When the disk has not even that much left.
 pub fn take(dir: &DataDir) -> Result<(), AgentError> {
     let io = |error| AgentError::io("keep a reserve on the data disk", error);
-    if fs::metadata(path(dir)).is_ok_and(|found| found.len() == SIZE) {
+    let is_taken = fs::metadata(path(dir)).is_ok_and(|found| found.len() == SIZE);
+    let wanted = if is_taken { SIZE } else { 2 * SIZE };
+    if space::disk(dir)?.free.0 < wanted && space::settled(dir)?.free.0 < wanted {
+        release(dir);
+        return Err(AgentError::DiskFull);
+    }
+    if is_taken {
         return Ok(());
     }
     let file = OpenOptions::new()

@@ -134,6 +134,16 @@ pub fn disk(dir: &DataDir) -> Result<DiskSpace, AgentError> {
     })
 }
 
+/// What is free once everything that was deleted counts: btrfs gives it back with its next commit.
+///
+/// # Errors
+/// When it cannot be measured.
+pub fn settled(dir: &DataDir) -> Result<DiskSpace, AgentError> {
+    let commit = || rustix::fs::syncfs(fs::File::open(dir.root())?).map_err(std::io::Error::from);
+    commit().map_err(|error| AgentError::io("wait for the data disk", error))?;
+    disk(dir)
+}
+
 /// Whether less is free than is kept for the next pass.
 ///
 /// # Errors
@@ -178,6 +188,16 @@ pub fn follow_device(dir: &DataDir) -> Result<(), AgentError> {
             .last_failure
             .take_if(|failure| failure.kind == PassFailureKind::DiskFull);
     })
+}
+
+/// Sees to it that a few words can be written: takes up a device that was enlarged, and gives up the reserve on a full disk.
+pub fn leave_words(dir: &DataDir) {
+    if disk(dir).is_ok_and(|disk| disk.free.0 < reserve::SIZE) {
+        reserve::release(dir);
+    }
+    if let Err(error) = follow_device(dir) {
+        process::log(&error.message());
+    }
 }
 
 struct Mount {

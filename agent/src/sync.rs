@@ -97,11 +97,9 @@ pub fn work(dir: &DataDir) -> Result<(), AgentError> {
         return Ok(());
     };
     dir.remove_torn_writes();
+    space::leave_words(dir);
     note_killed_pass(dir)?;
     recovery_points::clear_leftovers(dir)?;
-    if let Err(error) = space::follow_device(dir) {
-        process::log(&error.message());
-    }
     let mut watching = Watching::default();
     // Kept for as long as we live: taking it down takes the system 20 ms, which a last gasp would wait for.
     let bell = OnceCell::new();

@@ -9,8 +9,8 @@ use reqwest::Method;
 use rustix::fs::{FallocateFlags, fallocate, statvfs, syncfs};
 use serde_json::{Value, json};
 use warmspare_e2e::{
-    Stage, await_view, fast_on_real_disks, newest_point_directory, next_point, play, protected_gpu, until, warmspare,
-    word,
+    Stage, await_phase, await_view, created, fast_on_real_disks, newest_point_directory, next_point, play,
+    protected_gpu, running_gpu, until, warmspare, word,
 };
 
 const MIB: u64 = 1 << 20;
@@ -234,6 +234,43 @@ fn a_disk_that_fills_is_thinned_then_grown_up_to_the_cap_and_no_copy_breaks() {
                 warmspare_e2e::tree::differences(&workspace, &newest_point_directory(stage)?)?,
                 Vec::<String>::new()
             );
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_gpu_that_is_lost_and_back_while_the_disk_is_full_is_copied_again() {
+    let Some(setting) = fast_on_real_disks() else { return };
+    let setting = setting.with("gcp_disk_size", "10").with("max_disk_gb", "0");
+    play(setting, |stage| {
+        Box::pin(async {
+            let gpu = running_gpu(stage).await?;
+            fs::write(stage.workspace(gpu)?.join("large.pt"), noise(150)?)?;
+            created(stage, gpu).await?;
+            let path = format!("/v1/associations/{gpu}");
+            let wish = async |wish| -> anyhow::Result<()> {
+                let (status, answer) = stage.api(Method::PATCH, &path, Some(wish)).await?;
+                anyhow::ensure!(status.is_success(), "{answer}");
+                Ok(())
+            };
+            wish(json!({"bandwidth_kib_per_s": 4096})).await?;
+            await_phase(stage, gpu, &["seeding"]).await?;
+            leave_free(&data_disk(stage)?, 20 * MIB)?;
+            await_view(stage, gpu, "the disk is full", |view| {
+                view["last_failure"]["kind"] == "disk_full"
+            })
+            .await?;
+            stage.cloud.knobs().outbid(gpu, None).expect("the GPU exists");
+            await_view(stage, gpu, "a rescue that waits for room", |view| {
+                view["phase"] == "holding" && view["health_reasons"].to_string().contains("is fetched after")
+            })
+            .await?;
+            stage.cloud.knobs().outbid_clears(gpu).expect("the GPU exists");
+            await_phase(stage, gpu, &["provisioning", "seeding"]).await?;
+            wish(json!({"max_disk_gb": 15, "bandwidth_kib_per_s": 0})).await?;
+            await_phase(stage, gpu, &["protected"]).await?;
+            assert_eq!(growths(stage), ["15"]);
             Ok(())
         })
     });
