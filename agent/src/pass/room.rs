@@ -16,8 +16,11 @@ use crate::tree;
 impl Pass<'_> {
     /// Whether this is a first pass that found the disk full.
     pub(super) fn waits_for_room(&self) -> Result<bool, AgentError> {
+        if self.base.is_some() {
+            return Ok(false);
+        }
         let failure = self.dir.state()?.last_failure;
-        Ok(self.base.is_none() && failure.is_some_and(|failure| failure.kind == PassFailureKind::DiskFull))
+        Ok(failure.is_some_and(|failure| failure.kind == PassFailureKind::DiskFull))
     }
 
     /// Gives up what is not on the GPU any more, or is excluded by now.
