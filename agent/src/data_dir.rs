@@ -42,6 +42,14 @@ impl DataDir {
         &self.root
     }
 
+    /// Waits until everything that was done on its disk is on the disk for good.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub fn settle_disk(&self) -> std::io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(&self.root)?)?)
+    }
+
     /// A file or directory directly inside.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {

@@ -46,6 +46,8 @@ pub struct Pass<'a> {
     binding: BindingFile,
     machine: Machine,
     base: Option<PointFile>,
+    /// Whether this is a first pass that found the disk full the last time.
+    makes_room: bool,
     under_way: PassUnderWay,
     /// The checkpoints that were wanted before anything was copied.
     wanted: Vec<Wanted>,
@@ -77,6 +79,7 @@ impl<'a> Pass<'a> {
             urgency,
             binding,
             machine,
+            makes_room: base.is_none() && room::was_missing(dir)?,
             base,
             under_way,
             wanted: Vec::new(),
@@ -92,7 +95,7 @@ impl<'a> Pass<'a> {
     /// Why it did not happen. A guard that tripped is [`AgentError::Halted`]; every recovery point is as it was.
     pub fn run(mut self, watching: &mut Watching) -> Result<PassReport, AgentError> {
         // Where nothing but the reserve is free, a first pass needs it to make room.
-        if !self.waits_for_room()? {
+        if !self.makes_room {
             reserve::take(self.dir)?;
         }
         self.dir.note_pass(&self.under_way)?;

@@ -112,9 +112,8 @@ pub fn tree_of(dir: &DataDir, id: &RecoveryPointId) -> PathBuf {
 pub fn make_durable(dir: &DataDir, sharing: Sharing) -> Result<(), AgentError> {
     // A btrfs snapshot is made by a commit, which writes out everything before it. Source: Linux 6.1, create_snapshot().
     if sharing == Sharing::HardLinks {
-        let io = |error: io::Error| AgentError::io("make the pass durable", error);
-        let disk = fs::File::open(dir.root()).map_err(io)?;
-        rustix::fs::syncfs(&disk).map_err(|error| io(error.into()))?;
+        dir.settle_disk()
+            .map_err(|error| AgentError::io("make the pass durable", error))?;
     }
     Ok(())
 }

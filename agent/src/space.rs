@@ -139,8 +139,8 @@ pub fn disk(dir: &DataDir) -> Result<DiskSpace, AgentError> {
 /// # Errors
 /// When it cannot be measured.
 pub fn settled(dir: &DataDir) -> Result<DiskSpace, AgentError> {
-    let commit = || rustix::fs::syncfs(fs::File::open(dir.root())?).map_err(std::io::Error::from);
-    commit().map_err(|error| AgentError::io("wait for the data disk", error))?;
+    dir.settle_disk()
+        .map_err(|error| AgentError::io("wait for the data disk", error))?;
     disk(dir)
 }
 

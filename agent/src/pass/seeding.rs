@@ -8,13 +8,11 @@ use warmspare_domain::units::Bytes;
 use warmspare_wire::agent::Progress;
 
 use super::Pass;
-use super::room::give_up_beginnings;
 use crate::changes;
 use crate::error::AgentError;
 use crate::incoming::{Incoming, Start};
 use crate::inventory::{CACHES, SMALL, is_cached};
 use crate::name_list::NameList;
-use crate::reserve;
 use crate::rsync::Transfer;
 use crate::rsync_output::{MOST_NAMED, Tally, Totals};
 use crate::tree::{self, Census};
@@ -102,43 +100,50 @@ struct Large {
     name: PathBuf,
 }
 
+/// What rsync says of one entry: `>f+++++++++ SIZE YYYY/MM/DD-HH:MM:SS NAME`, as the output format asks for.
+pub(super) struct Words<'l> {
+    kind: &'l [u8],
+    size: &'l [u8],
+    modified: &'l [u8],
+    pub(super) name: &'l [u8],
+}
+
+pub(super) fn words(line: &[u8]) -> Option<Words<'_>> {
+    let mut words = line.splitn(4, |byte| *byte == b' ');
+    Some(Words {
+        kind: words.next()?,
+        size: words.next()?,
+        modified: words.next()?,
+        name: words.next()?,
+    })
+}
+
 impl Listed {
-    // `>f+++++++++ SIZE YYYY/MM/DD-HH:MM:SS NAME`, as the output format asks for.
     fn read(line: &[u8]) -> Option<Self> {
-        let mut words = line.splitn(4, |byte| *byte == b' ');
-        let (kind, size, modified, name) = (words.next()?, words.next()?, words.next()?, words.next()?);
-        if is_cached(name) {
+        let words = words(line)?;
+        if is_cached(words.name) {
             return Some(Self::Cached);
         }
         // A directory has a size, too.
-        (kind.get(1) == Some(&b'f')).then_some(())?;
+        (words.kind.get(1) == Some(&b'f')).then_some(())?;
         Some(Self::Large(Large {
-            modified: String::from_utf8(modified.to_vec()).ok()?,
-            size: std::str::from_utf8(size).ok()?.parse().ok()?,
-            name: tree::below(name, &[])?,
+            modified: String::from_utf8(words.modified.to_vec()).ok()?,
+            size: std::str::from_utf8(words.size).ok()?.parse().ok()?,
+            name: tree::below(words.name, &[])?,
         }))
     }
-}
-
-fn name_of(line: &[u8]) -> Option<PathBuf> {
-    tree::below(line.splitn(4, |byte| *byte == b' ').nth(3)?, &[])
 }
 
 impl Pass<'_> {
     /// Fetches what a person named, then code and configuration, then large files, the newest first, then everything but caches.
     pub(super) fn seed(&mut self, incoming: &mut Incoming) -> Result<Tally, AgentError> {
         let mut seeded = Tally::default();
-        let makes_room = self.waits_for_room()?;
-        if makes_room {
+        if self.makes_room {
             self.give_up_what_is_gone(incoming)?;
         }
         let listed = self.pull(&self.listing(incoming), |_| Ok(()))?;
-        if makes_room {
-            let named = &listed.tally.named;
-            if named.len() < MOST_NAMED {
-                give_up_beginnings(incoming, &named.iter().filter_map(|(line, _)| name_of(line)).collect())?;
-            }
-            reserve::take(self.dir)?;
+        if self.makes_room {
+            self.give_up_beginnings(incoming, &listed)?;
         }
         let Some(totals) = listed.tally.totals else {
             return Ok(seeded);

@@ -135,10 +135,7 @@ fn a_first_pass_that_is_killed_keeps_what_it_fetched() {
     gpu.wait_until_held();
     standby.workers().into_iter().for_each(kill);
     gpu.release();
-    let partial = eventually("the partial copy was counted", || {
-        let status = standby.status();
-        (status.pass == PassActivity::Idle).then_some(status.points.partial)
-    });
+    let partial = standby.settled().points.partial;
     assert!(partial.0 >= 20 << 20, "{partial}");
     let status = standby.pass(FIRST);
     let report = status.last_complete.unwrap();

@@ -395,6 +395,25 @@ fn a_first_pass_that_found_the_disk_full_fits_once_the_source_does() {
 }
 
 #[test]
+fn a_tree_that_is_not_ours_clears_nothing_away_on_a_full_disk() {
+    let Some((_disk, gpu, standby)) = Disk::bound("btrfs", 300) else {
+        return;
+    };
+    for (name, megabytes) in [("1.pt", 85), ("2.pt", 250)] {
+        write(&gpu.tree().join(name), crate::support::noise(megabytes << 20));
+    }
+    set_mtime(&gpu.tree().join("2.pt"), 1_795_441_530, 0);
+    let failure = standby.sync(FIRST).last_failure.unwrap();
+    assert_eq!(failure.kind, PassFailureKind::DiskFull, "{}", failure.message);
+    // As where the tree's own disk is not mounted any more.
+    fs::rename(gpu.tree(), gpu.place.path().join("unmounted")).unwrap();
+    fs::create_dir(gpu.tree()).unwrap();
+    assert!(standby.sync(FIRST).halt.is_some());
+    let arrived = standby.data.join("incoming/1.pt");
+    assert_eq!(fs::metadata(arrived).unwrap().len(), 85 << 20);
+}
+
+#[test]
 fn a_full_disk_fails_the_pass_by_name_and_keeps_every_point() {
     // 120 MB: the smallest disk that mkfs.btrfs makes has 109.
     for (kind, megabytes) in [("ext4", 40), ("btrfs", 120)] {

@@ -642,11 +642,7 @@ impl Association {
             },
             last_epoch: Epoch::FIRST,
             superseded: BTreeSet::new(),
-            retry: Retry {
-                failures: 0,
-                not_before: now,
-                problem: String::new(),
-            },
+            retry: Retry::fresh(now),
             profile: GpuProfile::default(),
             policy,
             created_at: now,

@@ -1294,9 +1294,7 @@ fn every_rule_that_the_agent_must_know_is_told_to_it_anew() {
         ("first", |p| p.first.push("src".parse().unwrap()), false),
     ];
     for (name, change, told) in rows {
-        let mut wish = policy();
-        change(&mut wish);
-        let next = after(&protected(), &Event::PolicyChanged(Box::new(wish)));
+        let next = after(&protected(), &wish(change));
         assert_eq!(next.standby.binding == Binding::Stale, told, "{name}");
     }
 }
@@ -1315,9 +1313,7 @@ fn what_travels_first_is_told_anew_only_while_a_first_pass_is_to_come() {
 
 #[test]
 fn a_bind_under_way_does_not_pass_for_one_that_knows_the_new_wish() {
-    let mut wish = policy();
-    wish.excludes.push("checkpoints/".to_owned());
-    let changed = after(&protected(), &Event::PolicyChanged(Box::new(wish)));
+    let changed = after(&protected(), &wish(|p| p.excludes.push("checkpoints/".to_owned())));
     let late = decide(&changed, &Event::Bound { epoch: Epoch::FIRST }, t0());
     assert_eq!(
         (late.reason, late.next.standby.binding),
@@ -1331,9 +1327,10 @@ fn a_bind_under_way_does_not_pass_for_one_that_knows_the_new_wish() {
         Saved::Points,
         "what was saved before the change is still there"
     );
-    let mut cheaper = policy();
-    cheaper.retention = warmspare_domain::units::Seconds(60);
-    let kept = after(&protected(), &Event::PolicyChanged(Box::new(cheaper)));
+    let kept = after(
+        &protected(),
+        &wish(|p| p.retention = warmspare_domain::units::Seconds(60)),
+    );
     assert_eq!(
         (kept.standby.binding, kept.epoch),
         (Binding::Bound, Epoch::FIRST),
@@ -1842,13 +1839,7 @@ fn a_disk_that_is_full_grows_for_what_is_rescued_and_then_it_is_fetched() {
         let announced = after(&capped, &Event::OutbidAnnounced { gpu: gpu() });
         after(&after(&announced, &looked_at), &reported(failed_once()))
     };
-    let kinds = |a: &Association| -> Vec<E> {
-        decide(a, &looked_at, t0())
-            .effects
-            .iter()
-            .map(warmspare_domain::effect::Effect::kind)
-            .collect()
-    };
+    let kinds = |a: &Association| kinds(a, &looked_at);
     let later =
         |a: &Association, seconds| decide(a, &looked_at, t0() + std::time::Duration::from_secs(seconds)).effects;
     assert_eq!(kinds(&lost(0)), [], "it may not grow, and nothing changed");
@@ -1875,12 +1866,13 @@ fn a_disk_that_is_full_grows_for_what_is_rescued_and_then_it_is_fetched() {
     assert_eq!(kinds(&over), []);
 }
 
+fn kinds(a: &Association, looked: &Event) -> Vec<E> {
+    let effects = decide(a, looked, t0()).effects;
+    effects.iter().map(warmspare_domain::effect::Effect::kind).collect()
+}
+
 fn kinds_when_running(a: &Association) -> Vec<E> {
-    decide(a, &looked(sees_gpu(running())), t0())
-        .effects
-        .iter()
-        .map(warmspare_domain::effect::Effect::kind)
-        .collect()
+    kinds(a, &looked(sees_gpu(running())))
 }
 
 fn wish(change: fn(&mut Policy)) -> Event {

@@ -251,6 +251,17 @@ pub async fn next_point(stage: &Stage, gpu: u64) -> anyhow::Result<Value> {
     Ok(view["latest_recovery_point"].clone())
 }
 
+/// Changes the rules of one GPU.
+///
+/// # Errors
+/// When they are refused.
+pub async fn configure(stage: &Stage, gpu: u64, change: Value) -> anyhow::Result<()> {
+    let path = format!("/v1/associations/{gpu}");
+    let (status, answer) = stage.api(Method::PATCH, &path, Some(change)).await?;
+    anyhow::ensure!(status.is_success(), "{answer}");
+    Ok(())
+}
+
 /// Waits until no standby machine and no disk is left.
 ///
 /// # Errors

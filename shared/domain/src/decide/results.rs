@@ -34,7 +34,7 @@ const LONGEST_WAIT_FOR_A_GPU: Duration = Duration::from_secs(60);
 
 impl Retry {
     /// Nothing went wrong so far.
-    pub(super) fn fresh(now: Timestamp) -> Self {
+    pub(crate) fn fresh(now: Timestamp) -> Self {
         Self {
             failures: 0,
             not_before: now,

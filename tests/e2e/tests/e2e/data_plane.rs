@@ -5,15 +5,23 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use reqwest::Method;
 use rustix::fs::{FallocateFlags, fallocate, statvfs, syncfs};
 use serde_json::{Value, json};
 use warmspare_e2e::{
-    Stage, await_phase, await_view, created, fast_on_real_disks, newest_point_directory, next_point, play,
-    protected_gpu, running_gpu, until, warmspare, word,
+    Setting, Stage, await_phase, await_view, configure, created, fast_on_real_disks, newest_point_directory,
+    next_point, play, protected_gpu, running_gpu, until, warmspare, word,
 };
 
 const MIB: u64 = 1 << 20;
+
+/// With a data disk of 10 GB that may grow to so many.
+fn on_a_small_disk(cap: &str) -> Option<Setting> {
+    Some(
+        fast_on_real_disks()?
+            .with("gcp_disk_size", "10")
+            .with("max_disk_gb", cap),
+    )
+}
 
 /// Waits until the watcher on the GPU knows the whole tree.
 async fn watched(stage: &Stage, gpu: u64) -> anyhow::Result<()> {
@@ -164,8 +172,7 @@ async fn show(stage: &Stage, gpu: u64) -> anyhow::Result<String> {
 
 #[test]
 fn a_disk_that_fills_is_thinned_then_grown_up_to_the_cap_and_no_copy_breaks() {
-    let Some(setting) = fast_on_real_disks() else { return };
-    let setting = setting.with("gcp_disk_size", "10").with("max_disk_gb", "15");
+    let Some(setting) = on_a_small_disk("15") else { return };
     play(setting, |stage| {
         Box::pin(async {
             let gpu = protected_gpu(stage).await?;
@@ -222,11 +229,7 @@ fn a_disk_that_fills_is_thinned_then_grown_up_to_the_cap_and_no_copy_breaks() {
             assert!(fs::read(newest.join("large.pt"))? == large);
 
             // As health says: a higher cap is all it takes.
-            let path = format!("/v1/associations/{gpu}");
-            let (status, answer) = stage
-                .api(Method::PATCH, &path, Some(json!({"max_disk_gb": 20})))
-                .await?;
-            assert!(status.is_success(), "{answer}");
+            configure(stage, gpu, json!({"max_disk_gb": 20})).await?;
             arrives(stage, "round", "at the cap").await?;
             assert_eq!(growths(stage), ["15", "20"]);
             await_view(stage, gpu, "all is well", |view| view["health"] == "good").await?;
@@ -241,20 +244,13 @@ fn a_disk_that_fills_is_thinned_then_grown_up_to_the_cap_and_no_copy_breaks() {
 
 #[test]
 fn a_gpu_that_is_lost_and_back_while_the_disk_is_full_is_copied_again() {
-    let Some(setting) = fast_on_real_disks() else { return };
-    let setting = setting.with("gcp_disk_size", "10").with("max_disk_gb", "0");
+    let Some(setting) = on_a_small_disk("0") else { return };
     play(setting, |stage| {
         Box::pin(async {
             let gpu = running_gpu(stage).await?;
             fs::write(stage.workspace(gpu)?.join("large.pt"), noise(150)?)?;
             created(stage, gpu).await?;
-            let path = format!("/v1/associations/{gpu}");
-            let wish = async |wish| -> anyhow::Result<()> {
-                let (status, answer) = stage.api(Method::PATCH, &path, Some(wish)).await?;
-                anyhow::ensure!(status.is_success(), "{answer}");
-                Ok(())
-            };
-            wish(json!({"bandwidth_kib_per_s": 4096})).await?;
+            configure(stage, gpu, json!({"bandwidth_kib_per_s": 4096})).await?;
             await_phase(stage, gpu, &["seeding"]).await?;
             leave_free(&data_disk(stage)?, 20 * MIB)?;
             await_view(stage, gpu, "the disk is full", |view| {
@@ -268,7 +264,7 @@ fn a_gpu_that_is_lost_and_back_while_the_disk_is_full_is_copied_again() {
             .await?;
             stage.cloud.knobs().outbid_clears(gpu).expect("the GPU exists");
             await_phase(stage, gpu, &["provisioning", "seeding"]).await?;
-            wish(json!({"max_disk_gb": 15, "bandwidth_kib_per_s": 0})).await?;
+            configure(stage, gpu, json!({"max_disk_gb": 15, "bandwidth_kib_per_s": 0})).await?;
             await_phase(stage, gpu, &["protected"]).await?;
             assert_eq!(growths(stage), ["15"]);
             Ok(())
@@ -278,8 +274,7 @@ fn a_gpu_that_is_lost_and_back_while_the_disk_is_full_is_copied_again() {
 
 #[test]
 fn a_rescue_that_needs_more_room_than_there_is_gets_it() {
-    let Some(setting) = fast_on_real_disks() else { return };
-    let setting = setting.with("gcp_disk_size", "10").with("max_disk_gb", "15");
+    let Some(setting) = on_a_small_disk("15") else { return };
     play(setting, |stage| {
         Box::pin(async {
             let gpu = protected_gpu(stage).await?;

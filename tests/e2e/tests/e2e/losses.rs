@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use warmspare_e2e::{
-    Setting, await_phase, await_view, fast, fast_on_real_disks, is_on, newest_point_directory, next_point, play,
-    protected_gpu, running_gpu, standbys, until, word,
+    Setting, await_phase, await_view, configure, fast, fast_on_real_disks, is_on, newest_point_directory, next_point,
+    play, protected_gpu, running_gpu, standbys, until, word,
 };
 
 fn failing_over() -> Setting {
@@ -350,10 +350,7 @@ fn a_key_that_is_in_needs_no_provider_to_go_on_copying() {
             let refused =
                 Fault::once("POST", "/api/v0/instances/*/ssh/", FaultAction::Status { code: 500 }).times(1000);
             stage.cloud.inject(refused);
-            let path = format!("/v1/associations/{gpu}");
-            let wish = json!({"excludes": ["*.tmp"]});
-            let (status, answer) = stage.api(reqwest::Method::PATCH, &path, Some(wish)).await?;
-            assert!(status.is_success(), "{answer}");
+            configure(stage, gpu, json!({"excludes": ["*.tmp"]})).await?;
             std::fs::write(stage.workspace(gpu)?.join("left-out.tmp"), "1")?;
             std::fs::write(stage.workspace(gpu)?.join("copied.txt"), "1")?;
             until("the wish is followed", async || {

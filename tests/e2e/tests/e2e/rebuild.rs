@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use warmspare_e2e::{
-    Setting, Stage, Story, await_phase, await_view, failed, fast, is_on, next_point, play_with_errors, protected_gpu,
-    running_gpu, standbys, tree, until, warmspare, word,
+    Setting, Stage, Story, await_phase, await_view, configure, failed, fast, is_on, next_point, play_with_errors,
+    protected_gpu, running_gpu, standbys, tree, until, warmspare, word,
 };
 
 /// What the sweep says of a standby that nobody owns.
@@ -62,13 +62,6 @@ async fn copying_goes_on(stage: &Stage, association: u64, gpu: u64, newest: &str
     let points = point_ids(stage, association).await?;
     assert!(points.iter().any(|id| id == newest), "{newest} is not in {points:?}");
     assert_eq!(standbys(stage).len(), 1);
-    Ok(())
-}
-
-async fn configure(stage: &Stage, gpu: u64, change: Value) -> anyhow::Result<()> {
-    let path = format!("/v1/associations/{gpu}");
-    let (status, answer) = stage.api(reqwest::Method::PATCH, &path, Some(change)).await?;
-    assert!(status.is_success(), "{answer}");
     Ok(())
 }
 
